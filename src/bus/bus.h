@@ -1,0 +1,40 @@
+/* bus/bus.h - who answers at a port or an MMIO address.
+ *
+ * The machine owns one bus.  Devices add regions; PCI BARs come and go while the guest runs.
+ * bus_pio_* and bus_mmio_* are called by vCPU threads; lookups share a read lock that is dropped
+ * before the device's callback runs, so one device never holds up another.  A region may be removed
+ * while a callback runs: bus_remove returns after callbacks into that region have ended, unless
+ * it is called from inside one.
+ *
+ * An access that nobody answers reads all ones and its write is dropped, as on a PC.
+ * Accesses wider than a device's .max_size, or crossing its end, are split by the bus. */
+#pragma once
+
+#include "base/types.h"
+
+struct error;
+struct bus;
+
+struct io_ops {
+	/* off is relative to the region, size 1, 2, 4 or 8; value in the low bytes. */
+	uint64_t (*read)(void *opaque, uint64_t off, unsigned size);
+	void (*write)(void *opaque, uint64_t off, uint64_t value, unsigned size);
+	unsigned max_size; /* 0 = 4 for ports, 8 for MMIO */
+};
+
+struct io_region; /* opaque handle */
+
+int bus_create(struct bus **out, struct error *err);
+void bus_destroy(struct bus *b);
+
+/* name is borrowed and must outlive the region; overlapping an existing region is -EEXIST. */
+int bus_add_pio(struct bus *b, uint16_t port, uint32_t count, const struct io_ops *ops,
+		void *opaque, const char *name, struct io_region **out, struct error *err);
+int bus_add_mmio(struct bus *b, gpa_t gpa, uint64_t size, const struct io_ops *ops, void *opaque,
+		 const char *name, struct io_region **out, struct error *err);
+void bus_remove(struct bus *b, struct io_region *r);
+
+uint32_t bus_pio_read(struct bus *b, uint16_t port, unsigned size);
+void bus_pio_write(struct bus *b, uint16_t port, uint32_t value, unsigned size);
+uint64_t bus_mmio_read(struct bus *b, gpa_t gpa, unsigned size);
+void bus_mmio_write(struct bus *b, gpa_t gpa, uint64_t value, unsigned size);

@@ -1,0 +1,49 @@
+/* engine/cpu_model.h - what CPUID tells the guest, from one table of named features.
+ *
+ * `base` is x86-64-v2 with what every host of the last ten years has; `max` is all that this host
+ * offers and we implement.  A model is resolved once per VM (cpu_model_resolve) and shared
+ * read-only by every engine and vCPU after that. */
+#pragma once
+
+#include "base/types.h"
+
+struct error;
+
+/* Every feature bit we know, one name each, as in /proc/cpuinfo.  Generated from the table in
+ * engine/cpu_features.def: X(name, leaf, subleaf, register, bit, ...). */
+enum cpu_feature {
+#define X(id, name, leaf, sub, reg, bit, flags) CPU_FEAT_##id,
+#include "engine/cpu_features.def"
+#undef X
+	CPU_NR_FEATURES
+};
+
+struct cpu_model {
+	char name[32];
+	uint64_t features[(CPU_NR_FEATURES + 63) / 64];
+	uint64_t xcr0_supported; /* XCR0 bits the guest may set */
+	uint32_t xsave_size;     /* of the standard area with all of them */
+	uint32_t phys_bits, virt_bits;
+	char vendor[13], brand[49];
+	uint32_t family, model, stepping;
+};
+
+static inline bool cpu_has(const struct cpu_model *m, enum cpu_feature f)
+{
+	return m->features[f / 64] >> (f % 64) & 1;
+}
+
+/* spec: "max", "base", "base,+avx2,-aes".  An unknown name or a feature this host cannot run is
+ * refused with a sentence that names it. */
+int cpu_model_resolve(struct cpu_model *m, const char *spec, struct error *err);
+
+/* One CPUID answer before per-CPU and machine corrections; regs: eax ebx ecx edx. */
+void cpu_model_cpuid(const struct cpu_model *m, uint32_t leaf, uint32_t sub, uint32_t regs[4]);
+
+/* For `hv cpu list`: the models, and the features with what the host says. */
+struct cpu_model_info {
+	const char *name, *summary;
+};
+unsigned cpu_model_list(const struct cpu_model_info **out);
+const char *cpu_feature_name(enum cpu_feature f);
+bool cpu_feature_on_host(enum cpu_feature f);
