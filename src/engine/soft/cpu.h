@@ -1,0 +1,245 @@
+/* engine/soft/cpu.h - one guest CPU inside the soft engine.
+ *
+ * Only files of engine/soft include this.  Everything here belongs to the vCPU's own thread except
+ * the fields said to be atomic.
+ *
+ * The rules that exec functions keep (int.c, string.c, system.c, vec*.c ...):
+ *   - While exec runs, cpu->rip is the address of the NEXT instruction and cpu->in the current one;
+ *     the current one's address is cpu->rip - in->len (insn_start_rip).
+ *   - A fault (cpu_fault and friends) does not return: it unwinds to the run loop by a long jump
+ *     and the instruction restarts.  So nothing the guest can see changes before the last point
+ *     that can fault: check and read everything, then write.
+ *   - Memory goes through access.h only.
+ *   - No libc and no floating point between guest instructions: guest x87/SSE/AVX state may be
+ *     live in the host's registers (vec.h).  Call vec_release() before leaving the engine's code.
+ *     The folder is compiled with -mgeneral-regs-only. */
+#pragma once
+
+#include "base/types.h"
+#include "engine/cpu_model.h"
+#include "engine/engine.h"
+#include "engine/soft/insn.h"
+#include "engine/x86_defs.h"
+#include "engine/x86_state.h"
+#include "mem/mem.h"
+
+#include <stdatomic.h>
+
+/* --- software TLB ------------------------------------------------------------------------------
+ * One struct tlb per (access class x address-space slot).  An entry matches when
+ *     tag == (linear + size - 1) & PAGE_MASK      at index (linear >> 12) % TLB_ENTRIES
+ * (so an access that leaves its page misses) and then hva = linear + addend.
+ * The tag of an invalid entry is TLB_INVALID, never a page address.
+ * wr has no entry for: MMIO, pages whose code_lines != 0, clean PTEs (D=0), and, while dirty
+ * tracking is on, pages not yet marked dirty.  rd and wr never map MMIO. */
+#define TLB_ENTRIES 1024u
+#define TLB_INVALID (~0ull)
+
+struct tlb_entry {
+	uint64_t tag;
+	uint64_t addend;
+};
+
+struct tlb {
+	struct tlb_entry rd[TLB_ENTRIES], wr[TLB_ENTRIES], ex[TLB_ENTRIES];
+};
+
+/* Who is asking: user (CPL 3); supervisor with SMAP in force (CPL<3, CR4.SMAP=1, AC=0 or an
+ * implicit access); supervisor without. */
+enum tlb_class { TLB_USER, TLB_SUPER_SMAP, TLB_SUPER, TLB_NR_CLASSES };
+#define TLB_SLOTS 8u /* address spaces kept by PCID/CR3 at once */
+
+/* --- events a vCPU looks at between blocks (cpu->events, atomic) ------------------------------- */
+enum {
+	CPU_EV_KICK = 1 << 0, /* leave engine_cpu_run */
+	CPU_EV_INTR = 1 << 1, /* INTR line is high */
+	CPU_EV_NMI = 1 << 2,
+	CPU_EV_PURGE = 1 << 3, /* drop write entries of pages that became code pages */
+};
+
+/* Why the run loop was left by cpu_unwind(). */
+enum cpu_unwind {
+	UNWIND_FAULT = 1, /* cpu->fault is filled: deliver it */
+	UNWIND_EXIT,      /* cpu->exit is filled: return from engine_cpu_run, rip is already right */
+	UNWIND_AGAIN,     /* state changed under the block: look up rip and go on */
+};
+
+struct cpu_fault_info {
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+	uint64_t cr2; /* #PF */
+};
+
+/* Segment register: the state plus what makes checks quick. */
+struct cpu_seg {
+	uint64_t base;
+	uint32_t limit, attr;
+	uint16_t selector;
+	uint8_t flat; /* SEG_FLAT_*: all offsets of 32 bits are fine for that access */
+};
+enum { SEG_FLAT_READ = 1, SEG_FLAT_WRITE = 2 };
+
+struct block;
+struct soft_vm;
+struct vec_state;
+
+struct cpu {
+	/* Reached by 16-bit offsets from struct insn: keep at the start. */
+	uint64_t gpr[X86_NR_GPR];
+	uint64_t rip;  /* of the next instruction while exec runs */
+	uint64_t zero; /* always 0 */
+	struct cpu_seg seg[X86_NR_SEG];
+
+	/* Arithmetic flags (CF PF AF ZF SF OF) live in cc, in RFLAGS positions, other bits of cc are
+	 * garbage; all other flags live in rflags, whose arithmetic bits are garbage.  Use
+	 * cpu_rflags() and cpu_set_rflags(). */
+	uint64_t cc, rflags;
+
+	const struct insn *in; /* current instruction; NULL between instructions */
+	struct tlb *tlb;       /* data accesses of the current CPL, AC and CR3 */
+	struct tlb *tlb_sys;   /* implicit supervisor accesses (descriptor tables, TSS) */
+
+	uint8_t cpl;
+	uint8_t mode;      /* enum insn_mode: how CS:RIP decodes */
+	bool long_mode;    /* EFER.LMA */
+	bool real;         /* CR0.PE = 0 */
+	bool v86;          /* EFLAGS.VM */
+	uint64_t sp_mask;  /* which bits of RSP a push changes: 2^16-1, 2^32-1, ~0 */
+	uint64_t ip_mask;  /* likewise for RIP */
+	uint32_t mode_key; /* everything about the mode that decoded blocks depend on */
+
+	_Atomic uint32_t events;
+	uint8_t int_shadow; /* X86 shadow bits covering the next instruction */
+	bool nmi_masked;
+	bool halted, wait_sipi;
+
+	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
+	uint64_t dr[4], dr6, dr7;
+	struct cpu_seg ldtr, tr;
+	struct x86_table gdtr, idtr;
+	uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss;
+	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
+	uint64_t tsc_offset, tsc_adjust; /* guest TSC = host TSC + tsc_offset */
+	uint32_t pkru;
+
+	struct vec_state *vec; /* x87/SSE/AVX state: vec.h */
+
+	/* MMU: mmu.c */
+	struct tlb *tlbs;                   /* [TLB_SLOTS][TLB_NR_CLASSES] */
+	uint64_t slot_cr3[TLB_SLOTS];       /* CR3 (address bits and PCID) each slot stands for */
+	uint64_t slot_used[TLB_SLOTS];      /* for replacing the oldest */
+	unsigned slot;                      /* current */
+	uint64_t slot_clock;
+	struct cpu_fault_info fault;        /* the fault being unwound */
+	enum engine_exit exit;              /* for UNWIND_EXIT */
+	struct engine_exit_info exit_info;
+	void *unwind_buf[5];                /* __builtin_setjmp of the run loop */
+
+	struct soft_vm *vm;
+	unsigned index;
+	const struct engine_cpu_ops *ops;
+	void *opaque;
+	struct engine_debug debug;
+	struct engine_stats stats;
+
+	/* Block cache: block.c */
+	struct block_cache *blocks;
+};
+
+struct soft_vm {
+	struct mem *mem;
+	const struct cpu_model *model;
+	struct mem_range ram[4]; /* copy of mem's map */
+	unsigned nr_ram;
+	unsigned nr_cpus;
+	struct cpu **cpus; /* [nr_cpus]; entries appear as CPUs are created */
+	uint64_t tsc_khz;
+	void *split_lock; /* pthread_mutex_t *: locked operations that cannot be one host operation */
+};
+
+/* --- registers by offset ----------------------------------------------------------------------- */
+#define CPU_OFF(field)        ((uint16_t)offsetof(struct cpu, field))
+#define CPU_GPR_OFF(n)        ((uint16_t)((n) * 8))
+#define CPU_REG(cpu, off, ty) (*(ty *)((char *)(cpu) + (off)))
+
+static inline uint64_t insn_start_rip(const struct cpu *cpu)
+{
+	return cpu->in ? (cpu->rip - cpu->in->len) & cpu->ip_mask : cpu->rip;
+}
+
+/* A GPR write of 4 bytes clears the upper half; 1 and 2 bytes leave the rest. */
+static inline void reg_write32(struct cpu *cpu, uint16_t off, uint32_t v)
+{
+	CPU_REG(cpu, off, uint64_t) = v;
+}
+
+/* --- flags ------------------------------------------------------------------------------------- */
+static inline uint64_t cpu_rflags(const struct cpu *cpu)
+{
+	return (cpu->rflags & ~RFLAGS_ARITH) | (cpu->cc & RFLAGS_ARITH) | RFLAGS_FIXED;
+}
+
+/* Raw: no privilege rules and no mode update; see flags helpers in system.c for POPF and IRET. */
+static inline void cpu_set_rflags(struct cpu *cpu, uint64_t v)
+{
+	cpu->cc = v;
+	cpu->rflags = (v & ~RFLAGS_ARITH) | RFLAGS_FIXED;
+}
+
+/* --- leaving an instruction (exc.c, run.c) ----------------------------------------------------- */
+_Noreturn void cpu_fault(struct cpu *cpu, uint8_t vector, uint32_t error); /* with error code */
+_Noreturn void cpu_fault_plain(struct cpu *cpu, uint8_t vector);           /* without */
+_Noreturn void cpu_page_fault(struct cpu *cpu, gva_t lin, uint32_t error);
+_Noreturn void cpu_unwind(struct cpu *cpu, enum cpu_unwind why);
+/* The instruction is complete (rip = next); leave engine_cpu_run. */
+_Noreturn void cpu_exit(struct cpu *cpu, enum engine_exit why);
+
+#define fault_gp(cpu, err) cpu_fault((cpu), X86_EXC_GP, (err))
+#define fault_ud(cpu)      cpu_fault_plain((cpu), X86_EXC_UD)
+
+/* --- who provides what ------------------------------------------------------------------------- */
+
+/* mode.c: recompute cpl-independent derived fields (mode, sp_mask, ip_mask, mode_key, tlb, flat
+ * bits) after any change to CR0, CR3, CR4, EFER, RFLAGS.VM/AC, CS, SS or CPL. */
+void cpu_mode_update(struct cpu *cpu);
+
+/* exc.c: deliver an exception or interrupt through the IDT/IVT.  May itself fault (unwinds with a
+ * contributory fault; the run loop makes double and triple faults of it). */
+void exc_deliver(struct cpu *cpu, const struct cpu_fault_info *f);
+void exc_interrupt(struct cpu *cpu, uint8_t vector); /* external; clears halted */
+void exc_nmi(struct cpu *cpu);
+void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1); /* INT n, INT3, INTO; ICEBP */
+
+/* seg.c */
+void seg_load(struct cpu *cpu, unsigned seg, uint16_t selector); /* MOV/POP/Lxx to DS ES FS GS SS */
+/* Check a data access of [off, off+size) through a segment outside 64-bit mode; returns the
+ * linear address.  Faults with #GP(0) or #SS(0). */
+gva_t seg_linear(struct cpu *cpu, unsigned seg, uint64_t off, unsigned size, bool write);
+
+/* mmu.c */
+struct mmu_access {
+	gva_t lin;
+	bool write, exec, user; /* user: CPL 3 and not an implicit supervisor access */
+	bool smap;              /* SMAP applies to this supervisor access */
+};
+/* Walk the page tables, set A/D, fill the TLB of the class.  Returns the gpa; faults. */
+gpa_t mmu_translate(struct cpu *cpu, const struct mmu_access *a);
+/* As above for a debugger or test: no fault, no A/D, no TLB.  False when not mapped. */
+bool mmu_probe(struct cpu *cpu, gva_t lin, gpa_t *gpa);
+void tlb_flush_all(struct cpu *cpu);                     /* including global entries */
+void tlb_flush_context(struct cpu *cpu, bool global_too); /* the current address space */
+void tlb_flush_page(struct cpu *cpu, gva_t lin);         /* INVLPG */
+void tlb_switch(struct cpu *cpu, uint64_t old_cr3);      /* MOV CR3: pick or recycle a slot */
+void tlb_purge_code_writes(struct cpu *cpu);             /* wr entries of pages with code_lines */
+void tlb_flush_writes(struct cpu *cpu);                  /* all wr entries (dirty tracking) */
+
+static inline uint8_t *vm_hva(const struct soft_vm *vm, gpa_t gpa)
+{
+	for (unsigned i = 0; i < vm->nr_ram; i++)
+		if (gpa - vm->ram[i].gpa < vm->ram[i].size)
+			return vm->ram[i].hva + (gpa - vm->ram[i].gpa);
+	return NULL;
+}
