@@ -1,0 +1,393 @@
+/* mem/mem.c - see mem.h.
+ *
+ * One memfd holds all RAM; ranges are its consecutive slices, in the order they were added, and the
+ * whole file is mapped once.  The page records are a second, anonymous mapping with one struct
+ * mem_page per memfd page; untouched parts of either cost the host nothing.
+ *
+ * Writer and decoder (struct mem_page in mem.h) agree without a lock, like this:
+ *
+ *   writer                              decoder
+ *   W1 store the bytes                  D1 code_lines |= lines      (locked RMW)
+ *   W2 full fence                       D2 g = gen
+ *   W3 read code_lines                  D3 read the bytes, decode
+ *   W4 line set: gen++                  D4 before running it: gen == g?
+ *
+ * W1-W3 and D1-D3 each are "store mine, fence, load yours": at least one side sees the other.
+ * If W3 sees the bit, gen moves after the bytes did: a decoder with older bytes read gen before
+ * (D2 precedes D3) and fails D4.  If W3 misses the bit, D1 came after the fence, so D3 reads the
+ * new bytes.  Incrementing before the store instead would let a decoder read the new gen with the
+ * old bytes and keep them for ever.
+ *
+ * Dirty marks follow the same rule: bytes first, mark after.  mem_dirty_fetch clears the mark and
+ * only then does its caller copy the page, so a write is in the copy or its mark survives. */
+#include "mem/mem.h"
+
+#include "base/error.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { MEM_MAX_RANGES = 16 };
+
+#define MEM_LINE_SHIFT 6 /* code_lines: one bit per 64 bytes */
+
+struct mem {
+	int fd;
+	uint64_t size; /* of the memfd and both mappings, in RAM bytes */
+	uint8_t *base;
+	struct mem_page *pages;
+	_Atomic bool tracking;
+	unsigned nr_ranges;
+	struct mem_range ranges[MEM_MAX_RANGES]; /* sorted by gpa */
+	uint64_t offset[MEM_MAX_RANGES];         /* of ranges[i] in the memfd */
+};
+
+int mem_create(struct mem **out, struct error *err)
+{
+	struct mem *m = calloc(1, sizeof(*m));
+	int r;
+
+	if (!m)
+		return err_errno(err, ENOMEM, "guest memory");
+	m->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->fd < 0) {
+		r = err_errno(err, errno, "cannot make a memfd for guest memory");
+		goto free_mem;
+	}
+	/* Whoever the descriptor is shared with later must not be able to turn our accesses into
+	 * SIGBUS by cutting the file short.  Growing stays allowed for mem_add_ram. */
+	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
+		r = err_errno(err, errno, "cannot seal the guest memory file");
+		goto close_fd;
+	}
+	*out = m;
+	return 0;
+
+close_fd:
+	close(m->fd);
+free_mem:
+	free(m);
+	return r;
+}
+
+static size_t page_records_len(uint64_t ram)
+{
+	return ALIGN_UP(ram / PAGE_SIZE * sizeof(struct mem_page), PAGE_SIZE);
+}
+
+void mem_destroy(struct mem *m)
+{
+	if (!m)
+		return;
+	if (m->size) {
+		munmap(m->base, m->size);
+		munmap(m->pages, page_records_len(m->size));
+	}
+	close(m->fd);
+	free(m);
+}
+
+static int check_new_range(const struct mem *m, gpa_t gpa, uint64_t size, struct error *err)
+{
+	if ((gpa | size) & ~PAGE_MASK || !size || gpa + size < gpa || m->size + size < size ||
+	    m->size + size > (uint64_t)INT64_MAX)
+		return err_set(err, EINVAL, "guest memory at %#llx, %#llx bytes: not whole pages",
+			       (unsigned long long)gpa, (unsigned long long)size);
+	if (m->nr_ranges == MEM_MAX_RANGES)
+		return err_set(err, E2BIG, "more than %d ranges of guest memory", MEM_MAX_RANGES);
+	for (unsigned i = 0; i < m->nr_ranges; i++) {
+		const struct mem_range *o = &m->ranges[i];
+
+		if (gpa < o->gpa + o->size && o->gpa < gpa + size)
+			return err_set(err, EEXIST, "guest memory at %#llx overlaps that at %#llx",
+				       (unsigned long long)gpa, (unsigned long long)o->gpa);
+	}
+	return 0;
+}
+
+/* Grow (or first make) a mapping; a moved one keeps its contents. */
+static void *map_grow(void *old, size_t old_len, size_t new_len, int flags, int fd)
+{
+	if (old_len)
+		return mremap(old, old_len, new_len, MREMAP_MAYMOVE);
+	return mmap(NULL, new_len, PROT_READ | PROT_WRITE, flags, fd, 0);
+}
+
+static int grow(struct mem *m, uint64_t new_size, struct error *err)
+{
+	void *base, *pages;
+
+	if (ftruncate(m->fd, (off_t)new_size) < 0)
+		return err_errno(err, errno, "cannot reserve %llu MiB of guest memory",
+				 (unsigned long long)(new_size / MiB));
+	pages = map_grow(m->pages, page_records_len(m->size), page_records_len(new_size),
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	if (pages == MAP_FAILED)
+		return err_errno(err, errno, "cannot map the guest memory page records");
+	m->pages = pages;
+	base = map_grow(m->base, m->size, new_size, MAP_SHARED | MAP_NORESERVE, m->fd);
+	if (base == MAP_FAILED) {
+		int e = errno;
+
+		if (m->size)
+			m->pages = mremap(pages, page_records_len(new_size),
+					  page_records_len(m->size), 0);
+		else
+			munmap(pages, page_records_len(new_size));
+		return err_errno(err, e, "cannot map %llu MiB of guest memory",
+				 (unsigned long long)(new_size / MiB));
+	}
+	m->base = base;
+	m->size = new_size;
+	/* Hints: fewer host TLB misses; a core dump of ours is not a dump of the guest. */
+	madvise(m->base, m->size, MADV_HUGEPAGE);
+	madvise(m->base, m->size, MADV_DONTDUMP);
+	return 0;
+}
+
+int mem_add_ram(struct mem *m, gpa_t gpa, uint64_t size, struct error *err)
+{
+	uint64_t offset = m->size;
+	unsigned i;
+	int r;
+
+	r = check_new_range(m, gpa, size, err);
+	if (r < 0)
+		return r;
+	r = grow(m, m->size + size, err);
+	if (r < 0)
+		return r;
+	for (i = m->nr_ranges; i && m->ranges[i - 1].gpa > gpa; i--) {
+		m->ranges[i] = m->ranges[i - 1];
+		m->offset[i] = m->offset[i - 1];
+	}
+	m->ranges[i] = (struct mem_range){.gpa = gpa, .size = size};
+	m->offset[i] = offset;
+	m->nr_ranges++;
+	for (i = 0; i < m->nr_ranges; i++) /* the mapping may have moved */
+		m->ranges[i].hva = m->base + m->offset[i];
+	return 0;
+}
+
+unsigned mem_ram_ranges(const struct mem *m, const struct mem_range **out)
+{
+	*out = m->ranges;
+	return m->nr_ranges;
+}
+
+uint64_t mem_ram_size(const struct mem *m)
+{
+	return m->size;
+}
+
+int mem_fd(const struct mem *m)
+{
+	return m->fd;
+}
+
+/* Where gpa is in the memfd, and how many bytes follow it in its range; false when not RAM. */
+static inline bool ram_find(const struct mem *m, gpa_t gpa, uint64_t *offset, uint64_t *left)
+{
+	for (unsigned i = 0; i < m->nr_ranges; i++) {
+		uint64_t in = gpa - m->ranges[i].gpa; /* wraps to huge when below */
+
+		if (in < m->ranges[i].size) {
+			*offset = m->offset[i] + in;
+			*left = m->ranges[i].size - in;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Is all of [gpa, gpa+len) RAM?  It may span ranges that touch. */
+static bool ram_covers(const struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t offset, left;
+
+	while (len) {
+		if (!ram_find(m, gpa, &offset, &left))
+			return false;
+		if (len <= left)
+			return true;
+		gpa += left;
+		len -= left;
+		if (!gpa) /* wrapped at 2^64 */
+			return false;
+	}
+	return true;
+}
+
+int mem_read(struct mem *m, gpa_t gpa, void *buf, uint64_t len)
+{
+	uint64_t offset = 0, left = 0;
+	uint8_t *p = buf;
+
+	if (!ram_covers(m, gpa, len))
+		return -EFAULT;
+	for (; len; gpa += left, p += left, len -= left) {
+		ram_find(m, gpa, &offset, &left);
+		left = MIN(left, len);
+		memcpy(p, m->base + offset, left);
+	}
+	return 0;
+}
+
+/* The 64-byte lines of a page that [start, end) within it touches; 0 <= start < end <= 4096. */
+static uint64_t line_mask(uint64_t start, uint64_t end)
+{
+	unsigned first = start >> MEM_LINE_SHIFT, last = (end - 1) >> MEM_LINE_SHIFT;
+
+	return (~0ull >> (63 - (last - first))) << first;
+}
+
+/* W3 and W4 above, and the dirty mark, for bytes of one page; the fence is behind us. */
+static inline void page_wrote(struct mem *m, struct mem_page *p, uint64_t start, uint64_t end)
+{
+	uint64_t lines = atomic_load_explicit(&p->code_lines, memory_order_relaxed);
+
+	if (unlikely(lines) && (lines & line_mask(start, end)))
+		atomic_fetch_add_explicit(&p->gen, 1, memory_order_release);
+	if (unlikely(atomic_load_explicit(&m->tracking, memory_order_relaxed)))
+		atomic_fetch_or_explicit(&p->flags, MEM_PAGE_DIRTY, memory_order_release);
+}
+
+/* [offset, offset+len) of the memfd was just written. */
+static void offset_wrote(struct mem *m, uint64_t offset, uint64_t len)
+{
+	uint64_t end = offset + len;
+
+	atomic_thread_fence(memory_order_seq_cst); /* W2 */
+	while (offset < end) {
+		uint64_t page = offset & PAGE_MASK, stop = MIN(page + PAGE_SIZE, end);
+
+		page_wrote(m, &m->pages[page >> PAGE_SHIFT], offset - page, stop - page);
+		offset = stop;
+	}
+}
+
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len)
+{
+	uint64_t offset = 0, left = 0;
+	const uint8_t *p = buf;
+
+	if (!ram_covers(m, gpa, len))
+		return -EFAULT;
+	for (; len; gpa += left, p += left, len -= left) {
+		ram_find(m, gpa, &offset, &left);
+		left = MIN(left, len);
+		memcpy(m->base + offset, p, left);
+		offset_wrote(m, offset, left);
+	}
+	return 0;
+}
+
+int mem_zero(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t offset = 0, left = 0;
+
+	if (!ram_covers(m, gpa, len))
+		return -EFAULT;
+	for (; len; gpa += left, len -= left) {
+		ram_find(m, gpa, &offset, &left);
+		left = MIN(left, len);
+		memset(m->base + offset, 0, left);
+		offset_wrote(m, offset, left);
+	}
+	return 0;
+}
+
+/* Ranges are whole pages, so an aligned access of up to 8 bytes that starts in RAM ends in it. */
+#define MEM_SINGLE_ACCESS(bits)                                                                    \
+	int mem_load##bits(struct mem *m, gpa_t gpa, uint##bits##_t *v)                            \
+	{                                                                                          \
+		uint64_t offset, left;                                                             \
+                                                                                                   \
+		if (gpa % sizeof(*v) || !ram_find(m, gpa, &offset, &left))                         \
+			return -EFAULT;                                                            \
+		*v = __atomic_load_n((uint##bits##_t *)(m->base + offset), __ATOMIC_ACQUIRE);      \
+		return 0;                                                                          \
+	}                                                                                          \
+	int mem_store##bits(struct mem *m, gpa_t gpa, uint##bits##_t v)                            \
+	{                                                                                          \
+		uint64_t offset, left;                                                             \
+                                                                                                   \
+		if (gpa % sizeof(v) || !ram_find(m, gpa, &offset, &left))                          \
+			return -EFAULT;                                                            \
+		__atomic_store_n((uint##bits##_t *)(m->base + offset), v, __ATOMIC_RELEASE);       \
+		offset_wrote(m, offset, sizeof(v));                                                \
+		return 0;                                                                          \
+	}
+
+MEM_SINGLE_ACCESS(16)
+MEM_SINGLE_ACCESS(32)
+MEM_SINGLE_ACCESS(64)
+
+uint64_t mem_borrow(struct mem *m, gpa_t gpa, uint64_t len, uint8_t **hva)
+{
+	uint64_t offset, left;
+
+	if (!ram_find(m, gpa, &offset, &left))
+		return 0;
+	*hva = m->base + offset;
+	return MIN(left, len);
+}
+
+void mem_wrote(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t offset, left;
+
+	for (; len && ram_find(m, gpa, &offset, &left); gpa += left, len -= left) {
+		left = MIN(left, len);
+		offset_wrote(m, offset, left);
+	}
+}
+
+struct mem_page *mem_page(struct mem *m, gpa_t gpa)
+{
+	uint64_t offset, left;
+
+	if (!ram_find(m, gpa, &offset, &left))
+		return NULL;
+	return &m->pages[offset >> PAGE_SHIFT];
+}
+
+void mem_dirty_track(struct mem *m, bool on)
+{
+	/* Marks of an earlier round mean nothing now.  Only looked at unless set: the records of
+	 * pages nobody touched stay unallocated. */
+	for (uint64_t i = 0; on && !m->tracking && i < m->size >> PAGE_SHIFT; i++)
+		if (atomic_load_explicit(&m->pages[i].flags, memory_order_relaxed))
+			atomic_fetch_and(&m->pages[i].flags, ~(uint32_t)MEM_PAGE_DIRTY);
+	atomic_store(&m->tracking, on);
+	/* Pairs with W2: a writer that still saw tracking off has its bytes in place by now. */
+	atomic_thread_fence(memory_order_seq_cst);
+}
+
+bool mem_dirty_tracking(const struct mem *m)
+{
+	return atomic_load_explicit(&m->tracking, memory_order_relaxed);
+}
+
+int mem_dirty_fetch(struct mem *m, gpa_t gpa, uint64_t size, uint64_t *bitmap)
+{
+	uint64_t offset, left, nr = size >> PAGE_SHIFT;
+	struct mem_page *p;
+
+	if ((gpa | size) & ~PAGE_MASK || !ram_find(m, gpa, &offset, &left) || size > left)
+		return -EFAULT;
+	p = &m->pages[offset >> PAGE_SHIFT];
+	memset(bitmap, 0, (nr + 63) / 64 * sizeof(*bitmap));
+	for (uint64_t i = 0; i < nr; i++) {
+		if (!(atomic_load_explicit(&p[i].flags, memory_order_relaxed) & MEM_PAGE_DIRTY))
+			continue;
+		atomic_fetch_and(&p[i].flags, ~(uint32_t)MEM_PAGE_DIRTY);
+		bitmap[i / 64] |= BIT(i % 64);
+	}
+	return 0;
+}
