@@ -49,19 +49,26 @@ struct tlb {
 enum tlb_class { TLB_USER, TLB_SUPER_SMAP, TLB_SUPER, TLB_NR_CLASSES };
 #define TLB_SLOTS 8u /* address spaces kept by PCID/CR3 at once */
 
-/* --- events a vCPU looks at between blocks (cpu->events, atomic) ------------------------------- */
+/* --- events a vCPU looks at between blocks (cpu->events, atomic) -------------------------------
+ */
 enum {
 	CPU_EV_KICK = 1 << 0, /* leave engine_cpu_run */
 	CPU_EV_INTR = 1 << 1, /* INTR line is high */
 	CPU_EV_NMI = 1 << 2,
-	CPU_EV_PURGE = 1 << 3, /* drop write entries of pages that became code pages */
+	CPU_EV_PURGE = 1 << 3,  /* drop write entries of pages that became code pages */
+	CPU_EV_STEP = 1 << 4,   /* one instruction at a time: DR7 breakpoints, engine_debug */
+	CPU_EV_INJECT = 1 << 5, /* cpu->inject holds an event to deliver first */
 };
+
+/* cpu->int_shadow, as x86_state.int_shadow.  STI (when IF was 0) and loads of SS set it; such rows
+ * are INSN_END, and the run loop runs the next instruction alone. */
+enum { CPU_SHADOW_STI = 1, CPU_SHADOW_SS = 2 };
 
 /* Why the run loop was left by cpu_unwind(). */
 enum cpu_unwind {
 	UNWIND_FAULT = 1, /* cpu->fault is filled: deliver it */
-	UNWIND_EXIT,      /* cpu->exit is filled: return from engine_cpu_run, rip is already right */
-	UNWIND_AGAIN,     /* state changed under the block: look up rip and go on */
+	UNWIND_EXIT,  /* cpu->exit is filled: return from engine_cpu_run, rip is already right */
+	UNWIND_AGAIN, /* state changed under the block: look up rip and go on */
 };
 
 struct cpu_fault_info {
@@ -69,6 +76,15 @@ struct cpu_fault_info {
 	bool has_error;
 	uint32_t error;
 	uint64_t cr2; /* #PF */
+};
+
+enum { CPU_IDLE = 0xff };
+
+/* An event that another engine (or a saved state) had accepted but not delivered. */
+struct cpu_inject {
+	uint8_t type, vector; /* enum x86_event_type */
+	bool has_error;
+	uint32_t error;
 };
 
 /* Segment register: the state plus what makes checks quick. */
@@ -91,14 +107,17 @@ struct cpu {
 	uint64_t zero; /* always 0 */
 	struct cpu_seg seg[X86_NR_SEG];
 
-	/* Arithmetic flags (CF PF AF ZF SF OF) live in cc, in RFLAGS positions, other bits of cc are
-	 * garbage; all other flags live in rflags, whose arithmetic bits are garbage.  Use
+	/* Arithmetic flags (CF PF AF ZF SF OF) live in cc, in RFLAGS positions, other bits of cc
+	 * are garbage; all other flags live in rflags, whose arithmetic bits are garbage.  Use
 	 * cpu_rflags() and cpu_set_rflags(). */
 	uint64_t cc, rflags;
 
 	const struct insn *in; /* current instruction; NULL between instructions */
-	struct tlb *tlb;       /* data accesses of the current CPL, AC and CR3 */
-	struct tlb *tlb_sys;   /* implicit supervisor accesses (descriptor tables, TSS) */
+	/* The block being run ends here.  Set to NULL (cpu_stop_block) to end it after the current
+	 * instruction: code was written, or something the block relies on changed. */
+	const struct insn *run_end;
+	struct tlb *tlb;     /* data accesses of the current CPL, AC and CR3 */
+	struct tlb *tlb_sys; /* implicit supervisor accesses (descriptor tables, TSS) */
 
 	uint8_t cpl;
 	uint8_t mode;      /* enum insn_mode: how CS:RIP decodes */
@@ -128,15 +147,21 @@ struct cpu {
 	struct vec_state *vec; /* x87/SSE/AVX state: vec.h */
 
 	/* MMU: mmu.c */
-	struct tlb *tlbs;                   /* [TLB_SLOTS][TLB_NR_CLASSES] */
-	uint64_t slot_cr3[TLB_SLOTS];       /* CR3 (address bits and PCID) each slot stands for */
-	uint64_t slot_used[TLB_SLOTS];      /* for replacing the oldest */
-	unsigned slot;                      /* current */
+	struct tlb *tlbs;              /* [TLB_SLOTS][TLB_NR_CLASSES] */
+	uint64_t slot_cr3[TLB_SLOTS];  /* CR3 (address bits and PCID) each slot stands for */
+	uint64_t slot_used[TLB_SLOTS]; /* for replacing the oldest */
+	unsigned slot;                 /* current */
 	uint64_t slot_clock;
-	struct cpu_fault_info fault;        /* the fault being unwound */
-	enum engine_exit exit;              /* for UNWIND_EXIT */
+	struct cpu_fault_info fault; /* the fault being unwound */
+	enum engine_exit exit;       /* for UNWIND_EXIT */
 	struct engine_exit_info exit_info;
-	void *unwind_buf[5];                /* __builtin_setjmp of the run loop */
+	void *unwind_buf[5]; /* __builtin_setjmp of the run loop */
+	uint8_t unwind_why;  /* enum cpu_unwind */
+	uint8_t delivering;  /* vector of the exception in exc_deliver, else CPU_IDLE */
+	/* A single-step #DB is due when this instruction ends: TF was set when it began.  INT n,
+	 * INT3, INTO clear it; SYSCALL and SYSRET set it to the new TF. */
+	bool step_trap;
+	struct cpu_inject inject; /* valid while CPU_EV_INJECT */
 
 	struct soft_vm *vm;
 	unsigned index;
@@ -147,6 +172,8 @@ struct cpu {
 
 	/* Block cache: block.c */
 	struct block_cache *blocks;
+	_Atomic bool running;       /* inside engine_cpu_run: others must wait for purge_ack */
+	_Atomic uint64_t purge_ack; /* vm->purge_seq this CPU has acted upon */
 };
 
 struct soft_vm {
@@ -157,12 +184,16 @@ struct soft_vm {
 	unsigned nr_cpus;
 	struct cpu **cpus; /* [nr_cpus]; entries appear as CPUs are created */
 	uint64_t tsc_khz;
-	void *split_lock; /* pthread_mutex_t *: locked operations that cannot be one host operation */
+	_Atomic uint64_t purge_seq; /* goes up after each page that became a code page */
+	_Atomic bool purge_lock;    /* guards purge_seq against the first code line of a page */
+	void *split_lock; /* pthread_mutex_t *: locked operations that cannot be one host operation
+			   */
 };
 
-/* --- registers by offset ----------------------------------------------------------------------- */
+/* --- registers by offset -----------------------------------------------------------------------
+ */
 #define CPU_OFF(field)        ((uint16_t)offsetof(struct cpu, field))
-#define CPU_GPR_OFF(n)        ((uint16_t)((n) * 8))
+#define CPU_GPR_OFF(n)        ((uint16_t)((n)*8))
 #define CPU_REG(cpu, off, ty) (*(ty *)((char *)(cpu) + (off)))
 
 static inline uint64_t insn_start_rip(const struct cpu *cpu)
@@ -176,7 +207,13 @@ static inline void reg_write32(struct cpu *cpu, uint16_t off, uint32_t v)
 	CPU_REG(cpu, off, uint64_t) = v;
 }
 
-/* --- flags ------------------------------------------------------------------------------------- */
+static inline void cpu_stop_block(struct cpu *cpu)
+{
+	cpu->run_end = NULL;
+}
+
+/* --- flags -------------------------------------------------------------------------------------
+ */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {
 	return (cpu->rflags & ~RFLAGS_ARITH) | (cpu->cc & RFLAGS_ARITH) | RFLAGS_FIXED;
@@ -189,7 +226,8 @@ static inline void cpu_set_rflags(struct cpu *cpu, uint64_t v)
 	cpu->rflags = (v & ~RFLAGS_ARITH) | RFLAGS_FIXED;
 }
 
-/* --- leaving an instruction (exc.c, run.c) ----------------------------------------------------- */
+/* --- leaving an instruction (exc.c, run.c) -----------------------------------------------------
+ */
 _Noreturn void cpu_fault(struct cpu *cpu, uint8_t vector, uint32_t error); /* with error code */
 _Noreturn void cpu_fault_plain(struct cpu *cpu, uint8_t vector);           /* without */
 _Noreturn void cpu_page_fault(struct cpu *cpu, gva_t lin, uint32_t error);
@@ -200,7 +238,8 @@ _Noreturn void cpu_exit(struct cpu *cpu, enum engine_exit why);
 #define fault_gp(cpu, err) cpu_fault((cpu), X86_EXC_GP, (err))
 #define fault_ud(cpu)      cpu_fault_plain((cpu), X86_EXC_UD)
 
-/* --- who provides what ------------------------------------------------------------------------- */
+/* --- who provides what -------------------------------------------------------------------------
+ */
 
 /* mode.c: recompute cpl-independent derived fields (mode, sp_mask, ip_mask, mode_key, tlb, flat
  * bits) after any change to CR0, CR3, CR4, EFER, RFLAGS.VM/AC, CS, SS or CPL. */
@@ -229,12 +268,12 @@ struct mmu_access {
 gpa_t mmu_translate(struct cpu *cpu, const struct mmu_access *a);
 /* As above for a debugger or test: no fault, no A/D, no TLB.  False when not mapped. */
 bool mmu_probe(struct cpu *cpu, gva_t lin, gpa_t *gpa);
-void tlb_flush_all(struct cpu *cpu);                     /* including global entries */
+void tlb_flush_all(struct cpu *cpu);                      /* including global entries */
 void tlb_flush_context(struct cpu *cpu, bool global_too); /* the current address space */
-void tlb_flush_page(struct cpu *cpu, gva_t lin);         /* INVLPG */
-void tlb_switch(struct cpu *cpu, uint64_t old_cr3);      /* MOV CR3: pick or recycle a slot */
-void tlb_purge_code_writes(struct cpu *cpu);             /* wr entries of pages with code_lines */
-void tlb_flush_writes(struct cpu *cpu);                  /* all wr entries (dirty tracking) */
+void tlb_flush_page(struct cpu *cpu, gva_t lin);          /* INVLPG */
+void tlb_switch(struct cpu *cpu, uint64_t old_cr3);       /* MOV CR3: pick or recycle a slot */
+void tlb_purge_code_writes(struct cpu *cpu);              /* wr entries of pages with code_lines */
+void tlb_flush_writes(struct cpu *cpu);                   /* all wr entries (dirty tracking) */
 
 static inline uint8_t *vm_hva(const struct soft_vm *vm, gpa_t gpa)
 {
