@@ -252,6 +252,13 @@ void exc_interrupt(struct cpu *cpu, uint8_t vector); /* external; clears halted 
 void exc_nmi(struct cpu *cpu);
 void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1); /* INT n, INT3, INTO; ICEBP */
 
+/* debug.c.  While CPU_EV_STEP is set the run loop takes one instruction at a time and calls
+ * debug_begin before and debug_end after it.  A single-step trap is the run loop's own business. */
+void debug_update(struct cpu *cpu); /* DR7 or cpu->debug changed: set or clear CPU_EV_STEP */
+void debug_begin(struct cpu *cpu);  /* instruction breakpoints (unless RF): may raise #DB */
+uint64_t
+debug_end(struct cpu *cpu); /* DR6 bits of data and I/O breakpoints just met; resets them */
+
 /* seg.c */
 void seg_load(struct cpu *cpu, unsigned seg, uint16_t selector); /* MOV/POP/Lxx to DS ES FS GS SS */
 /* Check a data access of [off, off+size) through a segment outside 64-bit mode; returns the
