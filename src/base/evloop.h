@@ -4,7 +4,10 @@
  * so they may call any function here.  Timers may be armed and cancelled, and functions posted,
  * from any thread.  Descriptors are watched and unwatched from any thread too; after ev_fd_del()
  * returns, on the loop's thread no further callback comes; from another thread one that is already
- * running may still finish (use evloop_sync to wait for it). */
+ * running may still finish (use evloop_sync to wait for it).
+ *
+ * A descriptor is watched by at most one ev_fd of a loop.  EV_HANGUP comes whether asked for or not
+ * while any event is; events 0 silences it too. */
 #pragma once
 
 #include "base/types.h"
@@ -17,6 +20,7 @@ void evloop_destroy(struct evloop *loop);
 int evloop_run(struct evloop *loop); /* until evloop_stop(); 0 or -errno */
 void evloop_stop(struct evloop *loop);
 void evloop_post(struct evloop *loop, void (*fn)(void *arg), void *arg);
+void evloop_unpost(struct evloop *loop, void (*fn)(void *arg), void *arg); /* if not yet begun */
 void evloop_sync(struct evloop *loop); /* returns after all callbacks now running have ended */
 bool evloop_is_self(const struct evloop *loop); /* am I on the loop's thread? */
 
