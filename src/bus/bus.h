@@ -4,10 +4,12 @@
  * bus_pio_* and bus_mmio_* are called by vCPU threads; lookups share a read lock that is dropped
  * before the device's callback runs, so one device never holds up another.  A region may be removed
  * while a callback runs: bus_remove returns after callbacks into that region have ended, unless
- * it is called from inside one.
+ * it is called from inside one.  So whoever removes a region from another place must not hold a
+ * lock that the region's callbacks take.
  *
  * An access that nobody answers reads all ones and its write is dropped, as on a PC.
- * Accesses wider than a device's .max_size, or crossing its end, are split by the bus. */
+ * Accesses wider than a device's .max_size, or crossing its end, are split by the bus, lowest
+ * address first.  An access need not be aligned: a device that cares looks at off. */
 #pragma once
 
 #include "base/types.h"
@@ -16,7 +18,8 @@ struct error;
 struct bus;
 
 struct io_ops {
-	/* off is relative to the region, size 1, 2, 4 or 8; value in the low bytes. */
+	/* off is relative to the region, size 1, 2, 4 or 8; value in the low bytes.  Either may be
+	 * NULL: reads all ones, drops writes. */
 	uint64_t (*read)(void *opaque, uint64_t off, unsigned size);
 	void (*write)(void *opaque, uint64_t off, uint64_t value, unsigned size);
 	unsigned max_size; /* 0 = 4 for ports, 8 for MMIO */
