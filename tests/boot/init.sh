@@ -1,0 +1,77 @@
+#!/bin/busybox sh
+# init of the boot tests' initramfs: does what test=NAME on the kernel command line says, prints
+# words a test looks for, powers off.
+B=/bin/busybox
+$B mount -t proc proc /proc
+$B mount -t sysfs sys /sys
+$B mount -t devtmpfs dev /dev
+$B --install -s /bin
+PATH=/bin
+export PATH
+echo "INIT-OK cpus=$(nproc) kernel=$(uname -r) up=$(cut -d' ' -f1 /proc/uptime)"
+
+load_modules() {
+	while read -r m; do insmod "/modules/$m.ko"; done </modules/order
+}
+
+word() { # the value of NAME=value on the kernel command line
+	sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" /proc/cmdline
+}
+
+network_up() {
+	ip link set lo up
+	ip link set eth0 up
+	ip addr add 10.0.2.15/24 dev eth0
+	ip route add default via 10.0.2.2
+}
+
+run_disk() { # write a file system the host made, so that the host can check it
+	load_modules
+	mount -t "$(word fs)" /dev/vda /mnt || { echo "DISK-FAIL mount"; return; }
+	mkdir -p /mnt/a/b/c
+	dd if=/dev/urandom of=/mnt/a/random bs=64k count=256 2>/dev/null
+	for i in $(seq 1 200); do echo "file $i" >/mnt/a/b/c/f$i; done
+	rm /mnt/a/b/c/f1*
+	cp /mnt/a/random /mnt/a/b/copy
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	cmp /mnt/a/random /mnt/a/b/copy && echo "DISK-SAME"
+	echo "DISK-SUM $(sha256sum </mnt/a/random | cut -d' ' -f1)"
+	umount /mnt && echo "DISK-DONE"
+}
+
+run_net() { # fetch, check, send back; the host compares the sums
+	load_modules
+	network_up
+	port=$(word port)
+	echo "NET-DOWN $(wget -qO- "http://10.0.2.2:$port/down" | sha256sum | cut -d' ' -f1)"
+	wget -qO- "http://10.0.2.2:$port/seed" >/tmp/seed
+	dd if=/dev/zero bs=64k count="$(word blocks)" 2>/dev/null | nc 10.0.2.2 "$(word upport)"
+	echo "NET-DONE"
+}
+
+run_load() { # all CPUs busy for a while, each checking its own sums
+	n=$(nproc)
+	for c in $(seq 1 "$n"); do
+		(
+			for i in 1 2 3 4 5; do
+				dd if=/dev/zero bs=64k count=64 2>/dev/null | sha256sum >/tmp/sum.$c.$i
+			done
+		) &
+	done
+	wait
+	echo "LOAD-SUMS $(cat /tmp/sum.* | sort -u | wc -l) of $(ls /tmp/sum.* | wc -l)"
+}
+
+case $(word test) in
+disk) run_disk ;;
+net) run_net ;;
+load) run_load ;;
+clock)
+	echo "CLOCKSOURCE $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	;;
+shell) setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1' ;;
+reboot) reboot -f ;;
+crash) echo c >/proc/sysrq-trigger ;;
+esac
+poweroff -f
