@@ -35,6 +35,7 @@ enum {
 struct insn {
 	insn_exec *exec;
 	uint64_t imm;     /* immediate, sign- or zero-extended as the row says; moffs; far offset */
+	uint64_t thunk;   /* vec.c's: the thunk that runs it; the decoder leaves 0 */
 	int32_t disp;     /* displacement, sign-extended (EVEX disp8*N already scaled) */
 	uint32_t flags;   /* INSN_* */
 	uint16_t id;      /* row in insn.tbl: enum insn_id, index into insn_rows[] */

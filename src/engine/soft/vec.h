@@ -10,22 +10,39 @@
 #include "engine/soft/cpu.h"
 
 struct error;
+struct vec_thunk;
 
 /* Instruction classes with their own availability rule; see vec_update(). */
 enum vec_class { VEC_X87, VEC_MMX, VEC_SSE, VEC_AVX, VEC_AVX512, VEC_FWAIT, VEC_NR_CLASSES };
+
+/* Where the last x87 instruction and its memory operand were.  The host's own pointers name our
+ * thunks, so the guest's are kept here (SDM 1 "x87 FPU Instruction and Data Pointers"). */
+struct vec_x87_ptr {
+	uint64_t ip, dp; /* offsets in their segments */
+	uint16_t cs, ds, op;
+};
 
 struct vec_state {
 	bool live; /* guest state is in the host's registers */
 	/* 0 = may run; else the exception to raise (#UD or #NM), from CR0, CR4 and XCR0. */
 	uint8_t deny[VEC_NR_CLASSES];
-	_Alignas(64) uint8_t area[X86_XSAVE_MAX]; /* standard XSAVE layout; true when !live */
-	/* vec.c's own fields follow here: thunk cache handle, scratch operand buffers ... */
-	void *priv;
+	uint32_t thunk_gen; /* of the thunks in the cache; never 0, no two vCPUs share one */
+	struct vec_thunk *thunks;
+	struct vec_x87_ptr x87;
+
+	_Alignas(64) uint8_t area[X86_XSAVE_MAX]; /* the host's XSAVE layout; true when !live */
+	_Alignas(64) uint8_t bounce[X86_XSAVE_MAX]; /* memory operands that need care, images */
+
+	/* Thunk cache: vec_thunk.c */
+	uint8_t *code_rw, *code_rx; /* the same pages */
+	size_t code_used;
+	unsigned nr_thunks;
+	uint16_t *thunk_hash;
 };
 
 int vec_create(struct cpu *cpu, struct error *err);
 void vec_destroy(struct cpu *cpu);
-void vec_update(struct cpu *cpu); /* after CR0, CR4, XCR0 changed: refill deny[] */
+void vec_update(struct cpu *cpu); /* after CR0, CR4, XCR0, EFER, RFLAGS.VM changed: refill deny[] */
 void vec_release_slow(struct cpu *cpu);
 static inline void vec_release(struct cpu *cpu)
 {
@@ -33,5 +50,6 @@ static inline void vec_release(struct cpu *cpu)
 		vec_release_slow(cpu);
 }
 void vec_get(struct cpu *cpu, struct x86_state *s);
+/* -EINVAL when s->xsave could not have come from a guest with this XCR0. */
 int vec_set(struct cpu *cpu, const struct x86_state *s, struct error *err);
 void vec_init_signal(struct cpu *cpu);
