@@ -170,6 +170,11 @@ struct cpu {
 	struct engine_debug debug;
 	struct engine_stats stats;
 
+	/* Debug registers, condensed: debug.h */
+	uint8_t dbg_exec, dbg_data, dbg_io; /* bit n: DRn is armed for fetches, data, ports */
+	uint32_t dbg_pending;               /* DR6 bits of the #DB trap due after this insn */
+	bool dbg_no_step;                   /* this insn delivered an event: TF does not trap it */
+
 	/* Block cache: block.c */
 	struct block_cache *blocks;
 	_Atomic bool running;       /* inside engine_cpu_run: others must wait for purge_ack */
