@@ -1,0 +1,80 @@
+/* machine/machine.h - the board: what vm/ builds a guest on.
+ *
+ * Order: machine_create (adds RAM to mem, builds chips and the PCI host), attach devices through
+ * the accessors, machine_finish (gives BARs addresses, writes ACPI and SMBIOS tables), create the
+ * engine's CPUs with machine_cpu_ops and machine_cpu(m, n), boot, run.
+ *
+ * Threads: create, finish, reset, state, pause, resume and destroy by the VM's event-loop thread
+ * with all vCPUs outside the engine.  machine_cpu_ops run on vCPU threads.  The rest: any thread.
+ */
+#pragma once
+
+#include "base/types.h"
+#include "bus/irq.h"
+#include "engine/engine.h"
+
+struct bus;
+struct error;
+struct evloop;
+struct machine;
+struct mem;
+struct pci_host;
+struct state;
+
+/* What the board asks of the VM.  Any thread, chip locks may be held: only flag, kick and post. */
+struct machine_ops {
+	void (*intr)(void *opaque, unsigned cpu, bool level); /* INTR line of the CPU */
+	void (*nmi)(void *opaque, unsigned cpu);
+	void (*init)(void *opaque, unsigned cpu);
+	void (*sipi)(void *opaque, unsigned cpu, uint8_t vector);
+	void (*power_off)(void *opaque);
+	void (*reset)(void *opaque);
+	uint64_t (*cpu_tsc)(void *opaque, unsigned cpu);
+	uint64_t (*cpu_tsc_to_ns)(void *opaque, unsigned cpu, uint64_t tsc); /* CLOCK_MONOTONIC */
+};
+
+struct machine_config {
+	unsigned nr_cpus;
+	uint64_t memory; /* bytes, a multiple of 1 MiB */
+	struct mem *mem;
+	struct evloop *loop;
+	const struct machine_ops *ops;
+	void *opaque;
+	uint64_t tsc_khz;
+	unsigned phys_bits; /* of the CPU model */
+};
+
+int machine_create(struct machine **out, const struct machine_config *cfg, struct error *err);
+void machine_destroy(struct machine *m);
+
+struct bus *machine_bus(struct machine *m);
+struct pci_host *machine_pci(struct machine *m);
+struct irq_line machine_isa_irq(struct machine *m, unsigned n); /* 0..15, on 8259 and I/O APIC */
+struct msi_sink machine_msi(struct machine *m);
+
+/* For the DSDT: which of these a guest will find. */
+struct machine_legacy {
+	bool com[4], ps2;
+};
+
+struct machine_boot_info {
+	gpa_t rsdp;
+	struct machine_e820 {
+		gpa_t gpa;
+		uint64_t size;
+		uint32_t type; /* 1 RAM, 2 reserved, 3 ACPI tables, 4 ACPI NVS */
+	} e820[16];
+	unsigned nr_e820;
+};
+int machine_finish(struct machine *m, const struct machine_legacy *legacy, struct error *err);
+/* (Re)writes the tables into RAM, as firmware does at power-on, and says where things are. */
+int machine_boot_info(struct machine *m, struct machine_boot_info *info, struct error *err);
+
+extern const struct engine_cpu_ops machine_cpu_ops;
+void *machine_cpu(struct machine *m, unsigned cpu); /* the opaque for engine_cpu_create */
+
+void machine_reset(struct machine *m); /* every chip and PCI device to power-on state */
+void machine_power_button(struct machine *m);
+void machine_pause(struct machine *m); /* the board's clock stands */
+void machine_resume(struct machine *m);
+void machine_state(struct state *s, void *machine);
