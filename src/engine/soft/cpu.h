@@ -56,7 +56,7 @@ enum {
 	CPU_EV_INTR = 1 << 1, /* INTR line is high */
 	CPU_EV_NMI = 1 << 2,
 	CPU_EV_PURGE = 1 << 3,  /* drop write entries of pages that became code pages */
-	CPU_EV_STEP = 1 << 4,   /* one instruction at a time: DR7 breakpoints, engine_debug */
+	CPU_EV_STEP = 1 << 4,   /* one instruction at a time: engine_debug.single_step */
 	CPU_EV_INJECT = 1 << 5, /* cpu->inject holds an event to deliver first */
 };
 
@@ -116,6 +116,7 @@ struct cpu {
 	/* The block being run ends here.  Set to NULL (cpu_stop_block) to end it after the current
 	 * instruction: code was written, or something the block relies on changed. */
 	const struct insn *run_end;
+	const struct insn *run_first; /* first of those being run; for counting */
 	struct tlb *tlb;     /* data accesses of the current CPL, AC and CR3 */
 	struct tlb *tlb_sys; /* implicit supervisor accesses (descriptor tables, TSS) */
 
@@ -158,9 +159,6 @@ struct cpu {
 	void *unwind_buf[5]; /* __builtin_setjmp of the run loop */
 	uint8_t unwind_why;  /* enum cpu_unwind */
 	uint8_t delivering;  /* vector of the exception in exc_deliver, else CPU_IDLE */
-	/* A single-step #DB is due when this instruction ends: TF was set when it began.  INT n,
-	 * INT3, INTO clear it; SYSCALL and SYSRET set it to the new TF. */
-	bool step_trap;
 	struct cpu_inject inject; /* valid while CPU_EV_INJECT */
 
 	struct soft_vm *vm;
@@ -256,13 +254,6 @@ void exc_deliver(struct cpu *cpu, const struct cpu_fault_info *f);
 void exc_interrupt(struct cpu *cpu, uint8_t vector); /* external; clears halted */
 void exc_nmi(struct cpu *cpu);
 void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1); /* INT n, INT3, INTO; ICEBP */
-
-/* debug.c.  While CPU_EV_STEP is set the run loop takes one instruction at a time and calls
- * debug_begin before and debug_end after it.  A single-step trap is the run loop's own business. */
-void debug_update(struct cpu *cpu); /* DR7 or cpu->debug changed: set or clear CPU_EV_STEP */
-void debug_begin(struct cpu *cpu);  /* instruction breakpoints (unless RF): may raise #DB */
-uint64_t
-debug_end(struct cpu *cpu); /* DR6 bits of data and I/O breakpoints just met; resets them */
 
 /* seg.c */
 void seg_load(struct cpu *cpu, unsigned seg, uint16_t selector); /* MOV/POP/Lxx to DS ES FS GS SS */
