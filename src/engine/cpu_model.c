@@ -83,7 +83,7 @@ static const struct cpu_model_info models[] = {
 static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
 {
 	memset(r, 0, 4 * sizeof(*r));
-	if (__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf)
+	if ((uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf)
 		__cpuid_count(leaf, sub, r[EAX], r[EBX], r[ECX], r[EDX]);
 }
 
@@ -101,6 +101,11 @@ static void host_vendor(char vendor[13])
 static bool vendor_is_amd(const char *vendor)
 {
 	return !strcmp(vendor, "AuthenticAMD") || !strcmp(vendor, "HygonGenuine");
+}
+
+bool cpu_model_is_amd(const struct cpu_model *m)
+{
+	return vendor_is_amd(m->vendor);
 }
 
 static uint64_t host_xcr0(void)
@@ -360,7 +365,7 @@ static void set_numbers(struct cpu_model *m, bool max)
 	/* 40 is what the smallest hosts with second-level paging map. */
 	m->phys_bits = max ? host_phys_bits() : MIN(host_phys_bits(), 40u);
 	m->virt_bits = cpu_has(m, CPU_FEAT_LA57) ? 57 : cpu_has(m, CPU_FEAT_LM) ? 48 : 32;
-	snprintf(m->brand, sizeof(m->brand), "Trivisor virtual CPU (%s)", m->name);
+	snprintf(m->brand, sizeof(m->brand), "Trivisor virtual CPU (%.8s)", m->name);
 }
 
 int cpu_model_resolve(struct cpu_model *m, const char *spec, struct error *err)

@@ -33,6 +33,9 @@ static inline bool cpu_has(const struct cpu_model *m, enum cpu_feature f)
 	return m->features[f / 64] >> (f % 64) & 1;
 }
 
+/* AMD and its licensees: where the makers' rules differ. */
+bool cpu_model_is_amd(const struct cpu_model *m);
+
 /* spec: "max", "base", "base,+avx2,-aes".  An unknown name or a feature this host cannot run is
  * refused with a sentence that names it. */
 int cpu_model_resolve(struct cpu_model *m, const char *spec, struct error *err);

@@ -96,7 +96,10 @@ struct cpu_seg {
 };
 enum { SEG_FLAT_READ = 1, SEG_FLAT_WRITE = 2 };
 
+enum paging { PAGING_NONE, PAGING_2LEVEL, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL };
+
 struct block;
+struct mmu;
 struct soft_vm;
 struct vec_state;
 
@@ -148,11 +151,10 @@ struct cpu {
 	struct vec_state *vec; /* x87/SSE/AVX state: vec.h */
 
 	/* MMU: mmu.c */
-	struct tlb *tlbs;              /* [TLB_SLOTS][TLB_NR_CLASSES] */
-	uint64_t slot_cr3[TLB_SLOTS];  /* CR3 (address bits and PCID) each slot stands for */
-	uint64_t slot_used[TLB_SLOTS]; /* for replacing the oldest */
-	unsigned slot;                 /* current */
-	uint64_t slot_clock;
+	struct mmu *mmu;
+	uint64_t pdpte[4];   /* PAE paging: loaded with CR3 */
+	uint64_t canon_half; /* 2^47, or 2^56 with CR4.LA57: cpu_canonical() */
+	uint8_t paging;      /* enum paging */
 	struct cpu_fault_info fault; /* the fault being unwound */
 	enum engine_exit exit;       /* for UNWIND_EXIT */
 	struct engine_exit_info exit_info;
@@ -248,6 +250,13 @@ _Noreturn void cpu_exit(struct cpu *cpu, enum engine_exit why);
  * bits) after any change to CR0, CR3, CR4, EFER, RFLAGS.VM/AC, CS, SS or CPL. */
 void cpu_mode_update(struct cpu *cpu);
 
+/* system.c: MOV to CR0, CR3 and CR4 with all their checks (#GP) and effects.  A task switch loads
+ * CR3 through this too. */
+void cpu_write_cr0(struct cpu *cpu, uint64_t v);
+void cpu_write_cr3(struct cpu *cpu, uint64_t v);
+void cpu_write_cr4(struct cpu *cpu, uint64_t v);
+uint64_t cpu_read_tsc(const struct cpu *cpu); /* any thread */
+
 /* exc.c: deliver an exception or interrupt through the IDT/IVT.  May itself fault (unwinds with a
  * contributory fault; the run loop makes double and triple faults of it). */
 void exc_deliver(struct cpu *cpu, const struct cpu_fault_info *f);
@@ -262,6 +271,9 @@ void seg_load(struct cpu *cpu, unsigned seg, uint16_t selector); /* MOV/POP/Lxx 
 gva_t seg_linear(struct cpu *cpu, unsigned seg, uint64_t off, unsigned size, bool write);
 
 /* mmu.c */
+int mmu_create(struct cpu *cpu, struct error *err);
+void mmu_destroy(struct cpu *cpu);
+
 struct mmu_access {
 	gva_t lin;
 	bool write, exec, user; /* user: CPL 3 and not an implicit supervisor access */
@@ -271,12 +283,26 @@ struct mmu_access {
 gpa_t mmu_translate(struct cpu *cpu, const struct mmu_access *a);
 /* As above for a debugger or test: no fault, no A/D, no TLB.  False when not mapped. */
 bool mmu_probe(struct cpu *cpu, gva_t lin, gpa_t *gpa);
+/* PAE paging: read the four PDPTEs at `cr3`.  False when one has a reserved bit set; then
+ * cpu->pdpte is as before. */
+bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3);
 void tlb_flush_all(struct cpu *cpu);                      /* including global entries */
 void tlb_flush_context(struct cpu *cpu, bool global_too); /* the current address space */
 void tlb_flush_page(struct cpu *cpu, gva_t lin);          /* INVLPG */
-void tlb_switch(struct cpu *cpu, uint64_t old_cr3);       /* MOV CR3: pick or recycle a slot */
-void tlb_purge_code_writes(struct cpu *cpu);              /* wr entries of pages with code_lines */
-void tlb_flush_writes(struct cpu *cpu);                   /* all wr entries (dirty tracking) */
+void tlb_switch(struct cpu *cpu, bool keep); /* cpu->cr3 was changed; keep: bit 63 was set */
+enum { INVPCID_PAGE, INVPCID_CONTEXT, INVPCID_ALL, INVPCID_ALL_NONGLOBAL };
+void tlb_invpcid(struct cpu *cpu, unsigned type, uint16_t pcid, gva_t lin);
+void tlb_purge_code_writes(struct cpu *cpu); /* wr entries of pages with code_lines */
+void tlb_flush_writes(struct cpu *cpu);      /* all wr entries (dirty tracking) */
+void tlb_pick(struct cpu *cpu); /* cpu->tlb, tlb_sys: CPL, AC, CR0.AM or CR4.SMAP changed */
+void cpu_set_pkru(struct cpu *cpu, uint32_t pkru); /* WRPKRU, XRSTOR */
+
+/* In 64-bit mode: are all bytes of [lin, lin+size) at canonical addresses?  Adding half moves the
+ * upper half below the lower one, so that the canonical addresses are [0, 2 * half). */
+static inline bool cpu_canonical(const struct cpu *cpu, gva_t lin, unsigned size)
+{
+	return lin + cpu->canon_half <= 2 * cpu->canon_half - size;
+}
 
 static inline uint8_t *vm_hva(const struct soft_vm *vm, gpa_t gpa)
 {
