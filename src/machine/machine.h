@@ -40,12 +40,13 @@ struct machine_config {
 	struct evloop *loop;
 	const struct machine_ops *ops;
 	void *opaque;
-	uint64_t tsc_khz;
+	uint64_t tsc_khz; /* 0: given later by machine_set_tsc_khz */
 	unsigned phys_bits; /* of the CPU model */
 };
 
 int machine_create(struct machine **out, const struct machine_config *cfg, struct error *err);
 void machine_destroy(struct machine *m);
+void machine_set_tsc_khz(struct machine *m, uint64_t khz); /* before any vCPU runs */
 
 struct bus *machine_bus(struct machine *m);
 struct pci_host *machine_pci(struct machine *m);
