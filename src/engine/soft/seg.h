@@ -120,14 +120,6 @@ static inline unsigned cpu_iopl(const struct cpu *cpu)
 	return (cpu->rflags & RFLAGS_IOPL) >> 12;
 }
 
-/* Long mode: is the address canonical for 48-bit, or with CR4.LA57 57-bit, linear addresses? */
-static inline bool seg_canonical(const struct cpu *cpu, uint64_t lin)
-{
-	unsigned unused = cpu->cr4 & CR4_LA57 ? 7 : 16;
-
-	return (uint64_t)((int64_t)(lin << unused) >> unused) == lin;
-}
-
 /* Read the descriptor a selector names.  False when it lies outside its table (or the table is
  * absent).  Does not look at null selectors.  desc_fetch_system also reads the second half in long
  * mode, when the type is one that has it. */
@@ -158,10 +150,13 @@ void seg_prepare(struct cpu *cpu, unsigned seg, uint16_t sel, struct cpu_seg *ou
 void seg_check_stack(struct cpu *cpu, uint16_t sel, unsigned cpl, uint8_t vector, uint32_t ext,
 		     struct desc *d);
 
-/* Commit CS and what follows from it: selector RPL, CPL.  The caller runs cpu_mode_update. */
+/* Commit CS (selector with its final RPL) and CPL.  The caller runs cpu_mode_update. */
 void seg_set_cs(struct cpu *cpu, const struct cpu_seg *cs, unsigned cpl);
 /* Forget data segments an outer ring may not see (RETF, IRET). */
 void seg_drop_inner(struct cpu *cpu);
+
+/* Is [off, off+size) inside the segment?  Limits only, no types. */
+bool seg_limit_allows(const struct cpu_seg *s, uint64_t off, unsigned size);
 
 /* Implicit supervisor access: fault now unless [lin, lin+size) may be written (read). */
 void sys_probe(struct cpu *cpu, gva_t lin, unsigned size, bool write);
