@@ -1,0 +1,31 @@
+/* vm/devices.h - the devices of one VM: made from the configuration, in one place.
+ *
+ * Called by vm.c on the VM's own thread. */
+#pragma once
+
+#include "base/types.h"
+#include "machine/machine.h"
+#include "vm/vm.h"
+
+struct blk;
+struct chardev;
+struct net;
+
+struct vm_devices {
+	struct chardev *chr[VM_MAX_SERIALS], *console_chr, *debug_chr;
+	struct uart *uart[VM_MAX_SERIALS];
+	struct i8042 *i8042;
+	struct debugcon *debugcon;
+	struct exitport *exitport;
+	struct blk *blk[VM_MAX_DISKS];
+	struct virtio_blk *vblk[VM_MAX_DISKS];
+	struct net *net[VM_MAX_NETS];
+	struct virtio_net *vnet[VM_MAX_NETS];
+	struct virtio_console *vconsole;
+	struct virtio_rng *vrng;
+};
+
+int vm_devices_create(struct vm *vm, struct error *err);
+void vm_devices_legacy(const struct vm *vm, struct machine_legacy *legacy);
+void vm_devices_reset(struct vm *vm); /* those that are not on PCI */
+void vm_devices_destroy(struct vm *vm);

@@ -1,0 +1,382 @@
+/* vm/vm.c - one guest from creation to its end: wiring, lifecycle, who waits for whom.
+ *
+ * The event loop's thread is the only one that parks vCPUs, resets and ends; everybody else posts.
+ * A vCPU never waits for the loop while it is in the engine, so parking cannot deadlock. */
+#include "vm/vm.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "console/chardev.h"
+#include "machine/machine.h"
+#include "mem/mem.h"
+#include "vm/vm_internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+/* --- ending and resetting ----------------------------------------------------------------------
+ */
+
+void vm_end(struct vm *vm, enum vm_end how, int code)
+{
+	pthread_mutex_lock(&vm->end_lock);
+	if (!vm->ended) {
+		vm->ended = true;
+		vm->result.end = how;
+		vm->result.code = code;
+	}
+	pthread_mutex_unlock(&vm->end_lock);
+	evloop_stop(vm->loop);
+}
+
+void vm_power_button(struct vm *vm)
+{
+	machine_power_button(vm->machine);
+}
+
+/* Ask every vCPU out of the engine, at once and without waiting. */
+static void vm_request_park(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		vcpu_request(&vm->cpu[i], VCPU_PARK);
+}
+
+/* The state every CPU starts from: the kernel's on the first, waiting for start-up on the rest. */
+static int vm_load(struct vm *vm, struct error *err)
+{
+	struct machine_boot_info info;
+	struct boot_mem map[ARRAY_SIZE(info.e820)];
+	struct boot_config boot = {.kernel = vm->cfg.kernel,
+				   .initrd = vm->cfg.initrd,
+				   .cmdline = vm->cfg.append,
+				   .map = map};
+	struct x86_state s;
+	int r = machine_boot_info(vm->machine, &info, err);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < info.nr_e820; i++)
+		map[i] = (struct boot_mem){info.e820[i].gpa, info.e820[i].size, info.e820[i].type};
+	boot.nr_map = info.nr_e820;
+	boot.rsdp = info.rsdp;
+	r = boot_load(&boot, vm->mem, &s, err);
+	for (unsigned i = 0; r == 0 && i < vm->nr_cpus; i++) {
+		r = vcpu_set_state(&vm->cpu[i], &s, err);
+		x86_state_reset(&s);
+		s.mp_state = X86_MP_WAIT_SIPI;
+	}
+	return r;
+}
+
+/* On the loop's thread. */
+static void vm_do_reset(void *arg)
+{
+	struct vm *vm = arg;
+	struct error err;
+
+	if (vm->cfg.no_reboot) {
+		vm_end(vm, VM_END_RESET, 0);
+		return;
+	}
+	vm_request_park(vm);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		vcpu_wait_parked(&vm->cpu[i]);
+	machine_reset(vm->machine);
+	vm_devices_reset(vm);
+	atomic_store(&vm->reset_posted, false);
+	if (vm_load(vm, &err) < 0) {
+		fprintf(stderr, "hv: reset: %s\n", err.msg);
+		vm_end(vm, VM_END_ERROR, 0);
+		return;
+	}
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		vcpu_unpark(&vm->cpu[i]);
+}
+
+/* --- what the board asks of us -----------------------------------------------------------------
+ */
+
+static void on_intr(void *opaque, unsigned cpu, bool level)
+{
+	struct vm *vm = opaque;
+	struct vcpu *v = &vm->cpu[cpu];
+
+	if (!v->ec)
+		return; /* power-on reset of the board, before there are CPUs */
+	vm->engine->cpu_intr(v->ec, level);
+	if (level)
+		vcpu_wake(v);
+}
+
+static void on_nmi(void *opaque, unsigned cpu)
+{
+	struct vm *vm = opaque;
+
+	vm->engine->cpu_nmi(vm->cpu[cpu].ec);
+	vcpu_wake(&vm->cpu[cpu]);
+}
+
+static void on_init(void *opaque, unsigned cpu)
+{
+	struct vm *vm = opaque;
+
+	vcpu_request(&vm->cpu[cpu], VCPU_INIT);
+}
+
+static void on_sipi(void *opaque, unsigned cpu, uint8_t vector)
+{
+	struct vm *vm = opaque;
+
+	vcpu_sipi(&vm->cpu[cpu], vector);
+}
+
+static void on_power_off(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	vm_request_park(vm);
+	vm_end(vm, VM_END_POWEROFF, 0);
+}
+
+static void on_reset(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	vm_request_park(vm); /* no further guest instruction after the one that asked */
+	if (!atomic_exchange(&vm->reset_posted, true))
+		evloop_post(vm->loop, vm_do_reset, vm);
+}
+
+static uint64_t on_cpu_tsc(void *opaque, unsigned cpu)
+{
+	struct vm *vm = opaque;
+
+	return vm->engine->cpu_tsc(vm->cpu[cpu].ec);
+}
+
+static uint64_t on_cpu_tsc_to_ns(void *opaque, unsigned cpu, uint64_t tsc)
+{
+	struct vm *vm = opaque;
+
+	return vm->engine->cpu_tsc_to_ns(vm->cpu[cpu].ec, tsc);
+}
+
+static const struct machine_ops board_ops = {
+	.intr = on_intr,
+	.nmi = on_nmi,
+	.init = on_init,
+	.sipi = on_sipi,
+	.power_off = on_power_off,
+	.reset = on_reset,
+	.cpu_tsc = on_cpu_tsc,
+	.cpu_tsc_to_ns = on_cpu_tsc_to_ns,
+};
+
+/* --- signals -----------------------------------------------------------------------------------
+ */
+
+static void on_signal(void *opaque, unsigned events)
+{
+	struct vm *vm = opaque;
+	struct signalfd_siginfo si;
+
+	if (read(vm->signal_fd, &si, sizeof(si)) == sizeof(si))
+		vm_end(vm, VM_END_QUIT, 128 + si.ssi_signo);
+}
+
+/* SIGINT, SIGTERM and SIGHUP end the VM in order.  Blocked before any thread starts, so that only
+ * the descriptor sees them. */
+static void vm_watch_signals(struct vm *vm)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	vm->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (vm->signal_fd >= 0)
+		ev_fd_add(vm->loop, &vm->signals, vm->signal_fd, EV_READ, on_signal, vm);
+}
+
+static void vm_unwatch_signals(struct vm *vm)
+{
+	sigset_t set;
+
+	if (vm->signal_fd >= 0) {
+		ev_fd_del(&vm->signals);
+		close(vm->signal_fd);
+	}
+	sigemptyset(&set);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+}
+
+/* --- building ----------------------------------------------------------------------------------
+ */
+
+static int vm_create_machine(struct vm *vm, struct error *err)
+{
+	struct machine_config cfg = {
+		.nr_cpus = vm->cfg.cpus,
+		.memory = vm->cfg.memory,
+		.mem = vm->mem,
+		.loop = vm->loop,
+		.ops = &board_ops,
+		.opaque = vm,
+		.phys_bits = vm->model.phys_bits,
+	};
+
+	return machine_create(&vm->machine, &cfg, err);
+}
+
+static int vm_create_cpus(struct vm *vm, struct error *err)
+{
+	struct engine_vm_config cfg = {
+		.mem = vm->mem,
+		.nr_cpus = vm->cfg.cpus,
+		.model = &vm->model,
+		.options = vm->cfg.engine_options,
+	};
+	int r = vm->engine->vm_create(&vm->evm, &cfg, err);
+
+	if (r < 0)
+		return err_wrap(err, r, "engine %s", vm->engine->name);
+	machine_set_tsc_khz(vm->machine, vm->engine->tsc_khz(vm->evm));
+	for (unsigned i = 0; r == 0 && i < vm->cfg.cpus; i++) {
+		vm->nr_cpus = i + 1;
+		r = vcpu_create(&vm->cpu[i], vm, i, err);
+	}
+	return r;
+}
+
+static int vm_build(struct vm *vm, struct error *err)
+{
+	struct machine_legacy legacy;
+	int r;
+
+	r = evloop_create(&vm->loop, err);
+	if (r < 0)
+		return r;
+	vm_watch_signals(vm);
+	r = mem_create(&vm->mem, err);
+	if (r == 0)
+		r = cpu_model_resolve(&vm->model, vm->cfg.cpu, err);
+	if (r == 0)
+		r = vm_create_machine(vm, err);
+	if (r == 0)
+		r = vm_devices_create(vm, err);
+	if (r < 0)
+		return r;
+	vm_devices_legacy(vm, &legacy);
+	r = machine_finish(vm->machine, &legacy, err);
+	if (r == 0)
+		r = vm_create_cpus(vm, err);
+	if (r == 0)
+		r = vm_load(vm, err);
+	return r;
+}
+
+int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	int r;
+
+	if (!vm)
+		return err_set(err, ENOMEM, "out of memory");
+	vm->cfg = *cfg;
+	vm->engine = cfg->engine;
+	vm->signal_fd = -1;
+	pthread_mutex_init(&vm->end_lock, NULL);
+	r = vm_build(vm, err);
+	if (r < 0) {
+		vm_destroy(vm);
+		return r;
+	}
+	*out = vm;
+	return 0;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	vm_devices_destroy(vm);
+	vm_unwatch_signals(vm);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		vcpu_destroy(&vm->cpu[i]);
+	if (vm->evm)
+		vm->engine->vm_destroy(vm->evm);
+	if (vm->machine)
+		machine_destroy(vm->machine);
+	if (vm->loop)
+		evloop_destroy(vm->loop);
+	if (vm->mem)
+		mem_destroy(vm->mem);
+	pthread_mutex_destroy(&vm->end_lock);
+	free(vm);
+}
+
+/* --- running -----------------------------------------------------------------------------------
+ */
+
+static void on_timeout(void *opaque)
+{
+	vm_end(opaque, VM_END_TIMEOUT, 0);
+}
+
+static void on_quit_key(void *opaque)
+{
+	vm_end(opaque, VM_END_QUIT, 0);
+}
+
+static void vm_sum_stats(struct vm *vm)
+{
+	struct engine_stats *sum = &vm->result.stats, one;
+
+	for (unsigned i = 0; i < vm->nr_cpus; i++) {
+		vm->engine->cpu_stats(vm->cpu[i].ec, &one);
+		sum->insns += one.insns;
+		sum->blocks_decoded += one.blocks_decoded;
+		sum->tlb_fills += one.tlb_fills;
+		sum->smc_hits += one.smc_hits;
+		sum->exits_mmio += one.exits_mmio;
+		sum->exits_pio += one.exits_pio;
+		sum->interrupts += one.interrupts;
+		sum->exceptions += one.exceptions;
+	}
+}
+
+static int vm_start_cpus(struct vm *vm, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < vm->nr_cpus; i++)
+		r = vcpu_start(&vm->cpu[i], err);
+	return r;
+}
+
+void vm_run(struct vm *vm, struct vm_result *res)
+{
+	uint64_t start = clock_mono_ns();
+	struct error err;
+
+	chr_set_quit(on_quit_key, vm);
+	ev_timer_init(&vm->timeout, vm->loop, on_timeout, vm);
+	if (vm->cfg.timeout_s)
+		ev_timer_arm(&vm->timeout, start + vm->cfg.timeout_s * NSEC_PER_SEC);
+	if (vm_start_cpus(vm, &err) < 0) {
+		fprintf(stderr, "hv: %s\n", err.msg);
+		vm_end(vm, VM_END_ERROR, 0);
+	}
+	evloop_run(vm->loop);
+	ev_timer_cancel(&vm->timeout);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		vcpu_join(&vm->cpu[i]);
+	chr_set_quit(NULL, NULL);
+	vm_sum_stats(vm);
+	vm->result.run_ns = clock_mono_ns() - start;
+	*res = vm->result;
+}
