@@ -1,37 +1,43 @@
-/* boot/boot.h - start a kernel without firmware: write guest memory and a CPU state.
+/* boot/boot.h - put a kernel into guest memory and a CPU at its first instruction.
  *
- * boot_load recognises the kernel by its content: Linux bzImage (64-bit entry), ELF with a PVH
- * note, multiboot 1.  It knows no machine: the caller says where RAM is and where the tables are.
- * Files are read again at each call, so that a reset boots what is on disk now.  The files are
- * hostile input.  Called with no vCPU running.
+ * What kind of kernel it is shows in the file itself: a Linux bzImage (boot protocol 2.12 or
+ * later), an ELF file with a PVH entry note, or an ELF or flat file with a multiboot 1 header. Boot
+ * knows no machine: the caller says where memory is and where its ACPI tables are.
  *
- * Specs: Linux Documentation/arch/x86/boot.rst; Xen public/arch-x86/hvm/start_info.h (PVH);
- * Multiboot Specification 0.6.96. */
+ * Files are hostile.  Errors: negative errno and a sentence that names the file.
+ * One thread, before any vCPU runs.  Specs: Linux Documentation/arch/x86/boot.rst and
+ * zero-page.rst, Xen docs/misc/pvh.pandoc, Multiboot Specification 0.6.96. */
 #pragma once
 
 #include "base/types.h"
-#include "engine/x86_state.h"
 
 struct error;
 struct mem;
+struct x86_state;
 
-enum boot_mem_type { BOOT_MEM_RAM = 1, BOOT_MEM_RESERVED, BOOT_MEM_ACPI, BOOT_MEM_NVS };
+/* As in an E820 map (ACPI 6.5 15.1). */
+enum boot_range_type {
+	BOOT_RAM = 1,
+	BOOT_RESERVED = 2,
+	BOOT_ACPI = 3, /* tables; reclaimable */
+	BOOT_ACPI_NVS = 4,
+};
 
-struct boot_mem {
+struct boot_range {
 	gpa_t gpa;
 	uint64_t size;
-	uint32_t type; /* enum boot_mem_type, the e820 numbers */
+	enum boot_range_type type;
 };
 
 struct boot_config {
 	const char *kernel;  /* path */
-	const char *initrd;  /* path or NULL; multiboot: "FILE ARGS,FILE ARGS" */
-	const char *cmdline; /* or NULL */
-	const struct boot_mem *map;
+	const char *initrd;  /* path or NULL; multiboot: "file args,file args" become modules */
+	const char *cmdline; /* NULL = empty */
+	const struct boot_range *map; /* sorted, not overlapping; reported to the guest as it is */
 	unsigned nr_map;
-	gpa_t rsdp; /* 0: none */
+	gpa_t rsdp; /* ACPI root pointer; 0 = none */
 };
 
-/* Fills *s completely (x86_state_reset first).  -errno with a sentence that names the file. */
-int boot_load(const struct boot_config *cfg, struct mem *m, struct x86_state *s,
-	      struct error *err);
+/* Loads everything and changes *s, which holds the state after RESET, to that of the first
+ * instruction.  Only bytes of BOOT_RAM ranges are written. */
+int boot_load(const struct boot_config *cfg, struct mem *m, struct x86_state *s, struct error *err);
