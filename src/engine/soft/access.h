@@ -101,16 +101,20 @@ static inline gva_t insn_linear(struct cpu *cpu, const struct insn *in, unsigned
 	return insn_linear_slow(cpu, in, size, write);
 }
 
-/* --- read-modify-write --------------------------------------------------------------------------
+/* --- read-modify-write -----------------------------------------------------------------------
  * p points at the operand: in guest RAM when it can be used directly, else at .bounce.
  * rmw_begin checks writability first (#PF with W=1).  rmw_end stores a bounced value and tells
  * the code tracker about writes to code pages.  With lock=true p is the real RAM location whenever
- * one host operation can reach it; otherwise the split lock is held until rmw_end. */
+ * one host operation can reach it; otherwise the split lock is held until rmw_end: nothing may
+ * unwind between the two. */
 struct rmw {
 	void *p;
 	gva_t lin;
-	uint8_t size;
-	bool bounced, locked, code;
+	gpa_t gpa[2];  /* of the two pieces; the first has `first` bytes */
+	uint8_t size, first;
+	bool bounced;  /* rmw_end has something to do */
+	bool code;     /* p is guest RAM, and the page may hold code */
+	bool locked;   /* the split lock is held */
 	_Alignas(16) uint8_t bounce[16];
 };
 void rmw_begin_slow(struct cpu *cpu, struct rmw *r, gva_t lin, unsigned size, bool lock);
@@ -137,8 +141,11 @@ static inline void rmw_end(struct cpu *cpu, struct rmw *r)
  * In 64-bit mode linear = RSP; else SS base and limit apply and RSP wraps at sp_mask. */
 static inline gva_t stack_linear(struct cpu *cpu, uint64_t sp, unsigned size, bool write)
 {
-	if (likely(cpu->mode == INSN_MODE_64))
+	if (likely(cpu->mode == INSN_MODE_64)) {
+		if (unlikely(!cpu_canonical(cpu, sp, size)))
+			cpu_fault(cpu, X86_EXC_SS, 0);
 		return sp;
+	}
 	return seg_linear(cpu, X86_SS, sp & cpu->sp_mask, size, write);
 }
 

@@ -191,8 +191,7 @@ struct soft_vm {
 	uint64_t tsc_khz;
 	_Atomic uint64_t purge_seq; /* goes up after each page that became a code page */
 	_Atomic bool purge_lock;    /* guards purge_seq against the first code line of a page */
-	void *split_lock; /* pthread_mutex_t *: locked operations that cannot be one host operation
-			   */
+	_Atomic bool split_lock; /* locked operations that cannot be one host operation */
 };
 
 /* --- registers by offset -----------------------------------------------------------------------
