@@ -49,7 +49,7 @@ static void vm_request_park(struct vm *vm)
 static int vm_load(struct vm *vm, struct error *err)
 {
 	struct machine_boot_info info;
-	struct boot_mem map[ARRAY_SIZE(info.e820)];
+	struct boot_range map[ARRAY_SIZE(info.e820)];
 	struct boot_config boot = {.kernel = vm->cfg.kernel,
 				   .initrd = vm->cfg.initrd,
 				   .cmdline = vm->cfg.append,
@@ -60,9 +60,11 @@ static int vm_load(struct vm *vm, struct error *err)
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < info.nr_e820; i++)
-		map[i] = (struct boot_mem){info.e820[i].gpa, info.e820[i].size, info.e820[i].type};
+		map[i] =
+			(struct boot_range){info.e820[i].gpa, info.e820[i].size, info.e820[i].type};
 	boot.nr_map = info.nr_e820;
 	boot.rsdp = info.rsdp;
+	x86_state_reset(&s);
 	r = boot_load(&boot, vm->mem, &s, err);
 	for (unsigned i = 0; r == 0 && i < vm->nr_cpus; i++) {
 		r = vcpu_set_state(&vm->cpu[i], &s, err);
@@ -95,6 +97,19 @@ static void vm_do_reset(void *arg)
 	}
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		vcpu_unpark(&vm->cpu[i]);
+}
+
+void vm_stop_with(struct vm *vm, enum vm_end how, int code)
+{
+	vm_request_park(vm);
+	vm_end(vm, how, code);
+}
+
+void vm_request_reset(struct vm *vm)
+{
+	vm_request_park(vm);
+	if (!atomic_exchange(&vm->reset_posted, true))
+		evloop_post(vm->loop, vm_do_reset, vm);
 }
 
 /* --- what the board asks of us -----------------------------------------------------------------
@@ -136,19 +151,12 @@ static void on_sipi(void *opaque, unsigned cpu, uint8_t vector)
 
 static void on_power_off(void *opaque)
 {
-	struct vm *vm = opaque;
-
-	vm_request_park(vm);
-	vm_end(vm, VM_END_POWEROFF, 0);
+	vm_stop_with(opaque, VM_END_POWEROFF, 0);
 }
 
 static void on_reset(void *opaque)
 {
-	struct vm *vm = opaque;
-
-	vm_request_park(vm); /* no further guest instruction after the one that asked */
-	if (!atomic_exchange(&vm->reset_posted, true))
-		evloop_post(vm->loop, vm_do_reset, vm);
+	vm_request_reset(opaque);
 }
 
 static uint64_t on_cpu_tsc(void *opaque, unsigned cpu)

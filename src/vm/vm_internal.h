@@ -31,3 +31,7 @@ struct vm {
 	bool ended;
 	struct vm_result result;
 };
+
+/* Any thread, as a rule a vCPU's: no further guest instruction runs after the one that asked. */
+void vm_stop_with(struct vm *vm, enum vm_end how, int code);
+void vm_request_reset(struct vm *vm);

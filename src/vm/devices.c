@@ -1,0 +1,234 @@
+/* vm/devices.c - see devices.h. */
+#include "vm/devices.h"
+
+#include "base/error.h"
+#include "block/blk.h"
+#include "console/chardev.h"
+#include "devices/debug/debugcon.h"
+#include "devices/debug/exitport.h"
+#include "devices/ps2/i8042.h"
+#include "devices/serial/uart16550.h"
+#include "devices/virtio/blk.h"
+#include "devices/virtio/console.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/rng.h"
+#include "machine/machine.h"
+#include "machine/memmap.h"
+#include "net/net.h"
+#include "vm/vm_internal.h"
+
+#include <stdio.h>
+
+static const struct {
+	const char *name;
+	uint16_t port;
+	uint8_t irq;
+} com_ports[VM_MAX_SERIALS] = {
+	{"com1", PORT_COM1, 4},
+	{"com2", PORT_COM2, 3},
+	{"com3", PORT_COM3, 4},
+	{"com4", PORT_COM4, 3},
+};
+
+static const char *const disk_names[VM_MAX_DISKS] = {
+	"disk0", "disk1", "disk2",  "disk3",  "disk4",  "disk5",  "disk6",  "disk7",
+	"disk8", "disk9", "disk10", "disk11", "disk12", "disk13", "disk14", "disk15",
+};
+static const char *const net_names[VM_MAX_NETS] = {"net0", "net1", "net2", "net3"};
+
+static int add_serial(struct vm *vm, unsigned i, struct error *err)
+{
+	struct vm_devices *d = &vm->devices;
+	int r = chr_open(&d->chr[i], vm->cfg.serial[i], vm->loop, err);
+	struct uart_config cfg = {
+		.name = com_ports[i].name,
+		.bus = machine_bus(vm->machine),
+		.port = com_ports[i].port,
+		.irq = machine_isa_irq(vm->machine, com_ports[i].irq),
+		.loop = vm->loop,
+		.chr = d->chr[i],
+	};
+
+	if (r == 0)
+		r = uart_create(&d->uart[i], &cfg, err);
+	return r < 0 ? err_wrap(err, r, "%s", com_ports[i].name) : 0;
+}
+
+static int add_disk(struct vm *vm, unsigned i, struct error *err)
+{
+	const struct vm_disk *disk = &vm->cfg.disk[i];
+	struct vm_devices *d = &vm->devices;
+	int r = blk_open(&d->blk[i], disk->path, disk->format, disk->readonly ? BLK_READONLY : 0,
+			 err);
+	struct virtio_blk_config cfg = {
+		.name = disk_names[i],
+		.host = machine_pci(vm->machine),
+		.slot_fn = PCI_ANY_SLOT,
+		.mem = vm->mem,
+		.blk = d->blk[i],
+		.serial = disk_names[i],
+	};
+
+	if (r == 0)
+		r = virtio_blk_create(&d->vblk[i], &cfg, err);
+	return r < 0 ? err_wrap(err, r, "%s", disk_names[i]) : 0;
+}
+
+static int add_net(struct vm *vm, unsigned i, struct error *err)
+{
+	struct vm_devices *d = &vm->devices;
+	int r = net_user_create(&d->net[i], vm->cfg.net[i], vm->loop, err);
+	struct virtio_net_config cfg = {
+		.name = net_names[i],
+		.host = machine_pci(vm->machine),
+		.slot_fn = PCI_ANY_SLOT,
+		.mem = vm->mem,
+		.net = d->net[i],
+		/* Locally administered; each card behind its own NAT, so the number is enough. */
+		.mac = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + i},
+	};
+
+	if (r == 0)
+		r = virtio_net_create(&d->vnet[i], &cfg, err);
+	return r < 0 ? err_wrap(err, r, "%s", net_names[i]) : 0;
+}
+
+static int add_console(struct vm *vm, struct error *err)
+{
+	struct vm_devices *d = &vm->devices;
+	int r = chr_open(&d->console_chr, vm->cfg.console, vm->loop, err);
+	struct virtio_console_config cfg = {
+		.name = "console0",
+		.host = machine_pci(vm->machine),
+		.slot_fn = PCI_ANY_SLOT,
+		.mem = vm->mem,
+		.chr = d->console_chr,
+	};
+
+	if (r == 0)
+		r = virtio_console_create(&d->vconsole, &cfg, err);
+	return r < 0 ? err_wrap(err, r, "console0") : 0;
+}
+
+static int add_rng(struct vm *vm, struct error *err)
+{
+	struct virtio_rng_config cfg = {
+		.name = "rng0",
+		.host = machine_pci(vm->machine),
+		.slot_fn = PCI_ANY_SLOT,
+		.mem = vm->mem,
+	};
+
+	return virtio_rng_create(&vm->devices.vrng, &cfg, err);
+}
+
+static int add_debugcon(struct vm *vm, struct error *err)
+{
+	struct vm_devices *d = &vm->devices;
+	int r = chr_open(&d->debug_chr, "stdout", vm->loop, err);
+	struct debugcon_config cfg = {
+		.bus = machine_bus(vm->machine), .port = 0xe9, .chr = d->debug_chr};
+
+	if (r == 0)
+		r = debugcon_create(&d->debugcon, &cfg, err);
+	return r < 0 ? err_wrap(err, r, "debug console") : 0;
+}
+
+static void on_exit_port(void *opaque, int status)
+{
+	vm_stop_with(opaque, VM_END_EXIT_PORT, status & 0xff);
+}
+
+static int add_exitport(struct vm *vm, struct error *err)
+{
+	struct exitport_config cfg = {.bus = machine_bus(vm->machine),
+				      .port = vm->cfg.exit_port,
+				      .exit = on_exit_port,
+				      .opaque = vm};
+	int r = exitport_create(&vm->devices.exitport, &cfg, err);
+
+	return r < 0 ? err_wrap(err, r, "exit port %#x", vm->cfg.exit_port) : 0;
+}
+
+static void on_keyboard_reset(void *opaque)
+{
+	vm_request_reset(opaque);
+}
+
+static int add_i8042(struct vm *vm, struct error *err)
+{
+	struct i8042_config cfg = {.bus = machine_bus(vm->machine),
+				   .irq = machine_isa_irq(vm->machine, 1),
+				   .reset = on_keyboard_reset,
+				   .opaque = vm};
+
+	return i8042_create(&vm->devices.i8042, &cfg, err);
+}
+
+int vm_devices_create(struct vm *vm, struct error *err)
+{
+	int r = add_i8042(vm, err);
+
+	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_serials; i++)
+		r = add_serial(vm, i, err);
+	if (r == 0 && vm->cfg.debugcon)
+		r = add_debugcon(vm, err);
+	if (r == 0 && vm->cfg.exit_port >= 0)
+		r = add_exitport(vm, err);
+	/* PCI slots are taken in this order: /dev/vda is the first disk whatever else there is. */
+	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_disks; i++)
+		r = add_disk(vm, i, err);
+	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_nets; i++)
+		r = add_net(vm, i, err);
+	if (r == 0 && vm->cfg.console)
+		r = add_console(vm, err);
+	if (r == 0)
+		r = add_rng(vm, err);
+	return r;
+}
+
+void vm_devices_legacy(const struct vm *vm, struct machine_legacy *legacy)
+{
+	*legacy = (struct machine_legacy){.ps2 = true};
+	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
+		legacy->com[i] = true;
+}
+
+void vm_devices_reset(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
+		uart_reset(vm->devices.uart[i]);
+	i8042_reset(vm->devices.i8042);
+}
+
+/* Devices first, then what they stand on: a device's destroy waits for its I/O. */
+void vm_devices_destroy(struct vm *vm)
+{
+	struct vm_devices *d = &vm->devices;
+
+#define DESTROY(fn, p)                                                                             \
+	do {                                                                                       \
+		if (p)                                                                             \
+			fn(p);                                                                     \
+	} while (0)
+	DESTROY(virtio_rng_destroy, d->vrng);
+	DESTROY(virtio_console_destroy, d->vconsole);
+	DESTROY(chr_close, d->console_chr);
+	for (unsigned i = 0; i < VM_MAX_NETS; i++) {
+		DESTROY(virtio_net_destroy, d->vnet[i]);
+		DESTROY(d->net[i]->ops->destroy, d->net[i]);
+	}
+	for (unsigned i = 0; i < VM_MAX_DISKS; i++) {
+		DESTROY(virtio_blk_destroy, d->vblk[i]);
+		DESTROY(blk_close, d->blk[i]);
+	}
+	DESTROY(exitport_destroy, d->exitport);
+	DESTROY(debugcon_destroy, d->debugcon);
+	DESTROY(chr_close, d->debug_chr);
+	for (unsigned i = 0; i < VM_MAX_SERIALS; i++) {
+		DESTROY(uart_destroy, d->uart[i]);
+		DESTROY(chr_close, d->chr[i]);
+	}
+	DESTROY(i8042_destroy, d->i8042);
+#undef DESTROY
+}
