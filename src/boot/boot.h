@@ -39,5 +39,6 @@ struct boot_config {
 };
 
 /* Loads everything and changes *s, which holds the state after RESET, to that of the first
- * instruction.  Only bytes of BOOT_RAM ranges are written. */
+ * instruction.  Only bytes of BOOT_RAM ranges are written.  As there is no firmware, MTRRs are set
+ * to write-back throughout; give the other CPUs the same s->mtrr_def_type. */
 int boot_load(const struct boot_config *cfg, struct mem *m, struct x86_state *s, struct error *err);
