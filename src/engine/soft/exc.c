@@ -12,7 +12,7 @@
 
 struct event {
 	uint8_t vector;
-	bool soft;      /* INT n, INT3, INTO: gate DPL counts, EXT is 0 */
+	bool soft; /* INT n, INT3, INTO: gate DPL counts, EXT is 0 */
 	bool has_error;
 	uint32_t error;
 	uint32_t ext;   /* EXT bit of faults met on the way */
@@ -26,7 +26,8 @@ struct gate {
 	bool present;
 };
 
-/* --- stacks ------------------------------------------------------------------------------------ */
+/* --- stacks ------------------------------------------------------------------------------------
+ */
 
 void stack_current(const struct cpu *cpu, struct far_stack *st, unsigned slot, uint32_t ext)
 {
@@ -132,7 +133,8 @@ uint64_t stack_peek(struct cpu *cpu, const struct far_stack *st, unsigned n, uns
 	return st->slot == 8 ? ld64(cpu, lin) : st->slot == 4 ? ld32(cpu, lin) : ld16(cpu, lin);
 }
 
-/* --- the task state segment as a source of stacks ---------------------------------------------- */
+/* --- the task state segment as a source of stacks ----------------------------------------------
+ */
 
 static void tss_need(struct cpu *cpu, unsigned last, uint32_t ext)
 {
@@ -164,7 +166,8 @@ static void long_inner_stack(struct cpu *cpu, struct far_stack *st, uint64_t rsp
 	st->err = ext;
 }
 
-void far_tss_stack(struct cpu *cpu, struct far_stack *st, struct desc *ss, unsigned cpl, uint32_t ext)
+void far_tss_stack(struct cpu *cpu, struct far_stack *st, struct desc *ss, unsigned cpl,
+		   uint32_t ext)
 {
 	uint64_t sp;
 	uint16_t sel;
@@ -199,7 +202,8 @@ void far_check_rip(struct cpu *cpu, const struct cpu_seg *cs, uint64_t rip, uint
 		fault_gp(cpu, ext);
 }
 
-/* --- real mode --------------------------------------------------------------------------------- */
+/* --- real mode ---------------------------------------------------------------------------------
+ */
 
 static void deliver_real(struct cpu *cpu, const struct event *ev)
 {
@@ -226,7 +230,8 @@ static void deliver_real(struct cpu *cpu, const struct event *ev)
 	cpu_mode_update(cpu);
 }
 
-/* --- protected and long mode ------------------------------------------------------------------- */
+/* --- protected and long mode -------------------------------------------------------------------
+ */
 
 static uint32_t idt_err(const struct event *ev)
 {
@@ -419,7 +424,8 @@ static void deliver(struct cpu *cpu, const struct event *ev)
 	cpu->dbg_no_step = true;
 }
 
-/* --- the events -------------------------------------------------------------------------------- */
+/* --- the events --------------------------------------------------------------------------------
+ */
 
 /* SDM 3B "Instruction-Breakpoint Exception Condition": fault-class exceptions push RF=1, except
  * debug exceptions; #DF and #MC are aborts, #BP and #OF traps. */

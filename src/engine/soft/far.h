@@ -16,7 +16,7 @@ struct far_stack {
 	uint32_t err;      /* error code of #SS: of the new SS when rings change, else EXT only */
 	uint8_t slot;      /* bytes per push: 2 4 8 */
 	uint8_t cpl;
-	bool wide;         /* 64-bit mode: no base, no limit, canonical addresses */
+	bool wide; /* 64-bit mode: no base, no limit, canonical addresses */
 };
 
 void stack_current(const struct cpu *cpu, struct far_stack *st, unsigned slot, uint32_t ext);
@@ -39,7 +39,8 @@ uint64_t far_tss_rsp(struct cpu *cpu, unsigned off, uint32_t ext);
 /* #GP(ext) unless rip lies in the code segment. */
 void far_check_rip(struct cpu *cpu, const struct cpu_seg *cs, uint64_t rip, uint32_t ext);
 
-/* --- task.c ------------------------------------------------------------------------------------ */
+/* --- task.c ------------------------------------------------------------------------------------
+ */
 
 enum task_reason { TASK_JMP, TASK_CALL, TASK_EVENT, TASK_IRET };
 

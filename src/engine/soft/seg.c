@@ -8,7 +8,8 @@
 #include "engine/soft/access.h"
 #include "engine/soft/insn_exec.gen.h"
 
-/* --- descriptor tables ------------------------------------------------------------------------- */
+/* --- descriptor tables -------------------------------------------------------------------------
+ */
 
 static bool table_of(const struct cpu *cpu, uint16_t sel, uint64_t *base, uint32_t *limit)
 {
@@ -101,7 +102,8 @@ void desc_set_accessed(struct cpu *cpu, struct desc *d)
 		desc_change_type(cpu, d, 0, SEG_TYPE_ACCESSED);
 }
 
-/* --- hidden parts ------------------------------------------------------------------------------ */
+/* --- hidden parts ------------------------------------------------------------------------------
+ */
 
 static uint8_t flat_bits(const struct cpu *cpu, const struct cpu_seg *s)
 {
@@ -186,8 +188,8 @@ void seg_drop_inner(struct cpu *cpu)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(regs); i++) {
 		struct cpu_seg *s = &cpu->seg[regs[i]];
-		bool conforming_code =
-			(s->attr & (SEG_TYPE_CODE | SEG_TYPE_EXPAND)) == (SEG_TYPE_CODE | SEG_TYPE_EXPAND);
+		bool conforming_code = (s->attr & (SEG_TYPE_CODE | SEG_TYPE_EXPAND)) ==
+				       (SEG_TYPE_CODE | SEG_TYPE_EXPAND);
 
 		if (!(s->attr & X86_SEG_UNUSABLE) && !conforming_code &&
 		    X86_SEG_DPL(s->attr) < cpu->cpl)
@@ -195,7 +197,8 @@ void seg_drop_inner(struct cpu *cpu)
 	}
 }
 
-/* --- loading ----------------------------------------------------------------------------------- */
+/* --- loading -----------------------------------------------------------------------------------
+ */
 
 void seg_check_stack(struct cpu *cpu, uint16_t sel, unsigned cpl, uint8_t vector, uint32_t ext,
 		     struct desc *d)
@@ -217,7 +220,8 @@ static void prepare_ss(struct cpu *cpu, uint16_t sel, struct cpu_seg *out)
 {
 	struct desc d;
 
-	if (SEL_NULL(sel) && cpu->mode == INSN_MODE_64 && cpu->cpl != 3 && SEL_RPL(sel) == cpu->cpl) {
+	if (SEL_NULL(sel) && cpu->mode == INSN_MODE_64 && cpu->cpl != 3 &&
+	    SEL_RPL(sel) == cpu->cpl) {
 		seg_make_null(out, sel);
 		return;
 	}
@@ -282,7 +286,8 @@ void seg_load(struct cpu *cpu, unsigned seg, uint16_t selector)
 	seg_commit(cpu, seg, &s);
 }
 
-/* --- checking an access ------------------------------------------------------------------------ */
+/* --- checking an access ------------------------------------------------------------------------
+ */
 
 static _Noreturn void fault_access(struct cpu *cpu, unsigned seg)
 {
@@ -327,7 +332,8 @@ gva_t seg_linear(struct cpu *cpu, unsigned seg, uint64_t off, unsigned size, boo
 
 	if (cpu->mode == INSN_MODE_64)
 		return linear64(cpu, seg, off, size);
-	if (likely(s->flat & (write ? SEG_FLAT_WRITE : SEG_FLAT_READ)) && off + size - 1 <= 0xffffffff)
+	if (likely(s->flat & (write ? SEG_FLAT_WRITE : SEG_FLAT_READ)) &&
+	    off + size - 1 <= 0xffffffff)
 		return (uint32_t)(s->base + off);
 	if (!type_allows(cpu, s, write) || !seg_limit_allows(s, off, size))
 		fault_access(cpu, seg);
@@ -346,7 +352,8 @@ gva_t seg_linear(struct cpu *cpu, unsigned seg, uint64_t off, unsigned size, boo
 		name(cpu, in);                                                                     \
 	}
 
-/* --- instructions: MOV, PUSH, POP, LDS and relatives ------------------------------------------- */
+/* --- instructions: MOV, PUSH, POP, LDS and relatives -------------------------------------------
+ */
 
 /* Reading costs nothing but the access; where a selector is written to a register it fills the
  * operand size, in memory it is always a word (SDM 2 MOV). */
@@ -384,7 +391,7 @@ EXEC_BOTH_FORMS(mov_ES)
 static void shadow_after_ss(struct cpu *cpu, unsigned seg)
 {
 	if (seg == X86_SS)
-		cpu->int_shadow = 2;
+		cpu->int_shadow = CPU_SHADOW_SS;
 }
 
 static void mov_SE(struct cpu *cpu, const struct insn *in)
@@ -469,7 +476,8 @@ EXEC_LOAD_FAR(lgs, 32, X86_GS)
 EXEC_LOAD_FAR(lgs, 64, X86_GS)
 // clang-format on
 
-/* --- instructions: LDTR and TR ----------------------------------------------------------------- */
+/* --- instructions: LDTR and TR -----------------------------------------------------------------
+ */
 
 static void need_protected(struct cpu *cpu)
 {
@@ -552,7 +560,8 @@ static void ltr_E(struct cpu *cpu, const struct insn *in)
 }
 EXEC_BOTH_FORMS(ltr_E)
 
-/* --- instructions: asking about selectors ------------------------------------------------------ */
+/* --- instructions: asking about selectors ------------------------------------------------------
+ */
 
 static void set_zf(struct cpu *cpu, bool zf)
 {
