@@ -30,7 +30,7 @@ struct vec_state {
 	struct vec_thunk *thunks;
 	struct vec_x87_ptr x87;
 
-	_Alignas(64) uint8_t area[X86_XSAVE_MAX]; /* the host's XSAVE layout; true when !live */
+	_Alignas(64) uint8_t area[X86_XSAVE_MAX];   /* the host's XSAVE layout; true when !live */
 	_Alignas(64) uint8_t bounce[X86_XSAVE_MAX]; /* memory operands that need care, images */
 
 	/* Thunk cache: vec_thunk.c */

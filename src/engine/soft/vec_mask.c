@@ -1,0 +1,325 @@
+/* engine/soft/vec_mask.c - memory operands of which only some elements are touched.
+ *
+ * Masked moves and EVEX memory operands with an opmask do not fault for elements that are masked
+ * off.  When the whole operand is in one page of plain RAM the thunk works on it directly; only
+ * otherwise do we come here, read or write the chosen elements one by one and run the thunk on the
+ * bounce buffer.  Gathers and scatters are done here altogether: element by element, clearing each
+ * one's mask, so that a fault in the middle leaves a state from which the instruction goes on
+ * (SDM 2 "VGATHERDPS"). */
+#include "engine/soft/insn_rows.h"
+#include "engine/soft/vec_int.h"
+
+enum { ZMM_BYTES = 64, MMX_ALL_VALID = 0xff };
+
+void exec_vec_gather(struct cpu *cpu, const struct insn *in);
+void exec_vec_scatter(struct cpu *cpu, const struct insn *in);
+void exec_maskmov(struct cpu *cpu, const struct insn *in);
+
+/* --- registers in the state area ----------------------------------------------------------------
+ * Only while !live.  A register above XMM is spread over components.
+ */
+
+static uint8_t *component(struct vec_state *vs, unsigned i)
+{
+	uint32_t offset = 0, size;
+
+	cpu_xsave_component(i, &offset, &size);
+	return vs->area + offset;
+}
+
+static void read_vector(struct vec_state *vs, unsigned n, uint8_t v[ZMM_BYTES])
+{
+	if (n >= 16) {
+		vec_copy(v, component(vs, 7) + 64 * (n - 16), 64);
+		return;
+	}
+	vec_copy(v, vs->area + XS_XMM + 16 * n, 16);
+	vec_copy(v + 16, component(vs, 2) + 16 * n, 16);
+	vec_copy(v + 32, component(vs, 6) + 32 * n, 32);
+}
+
+static void write_vector(struct vec_state *vs, unsigned n, const uint8_t v[ZMM_BYTES])
+{
+	if (n >= 16) {
+		vec_copy(component(vs, 7) + 64 * (n - 16), v, 64);
+		return;
+	}
+	vec_copy(vs->area + XS_XMM + 16 * n, v, 16);
+	vec_copy(component(vs, 2) + 16 * n, v + 16, 16);
+	vec_copy(component(vs, 6) + 32 * n, v + 32, 32);
+}
+
+/* What write_vector and write_opmask may fill counts as in use from now on. */
+static void mark_in_use(struct vec_state *vs, bool evex)
+{
+	VEC_AT(uint64_t, vs->area, XS_BV) |= XCR0_SSE | XCR0_AVX | (evex ? XCR0_AVX512 : 0);
+}
+
+static uint64_t read_opmask(struct vec_state *vs, unsigned k)
+{
+	return VEC_AT(uint64_t, component(vs, 5), 8 * k);
+}
+
+static void write_opmask(struct vec_state *vs, unsigned k, uint64_t v)
+{
+	VEC_AT(uint64_t, component(vs, 5), 8 * k) = v;
+}
+
+/* --- masked operands ----------------------------------------------------------------------------
+ */
+
+static uint64_t low_bits(unsigned n)
+{
+	return n >= 64 ? ~0ull : BIT(n) - 1;
+}
+
+static bool sign_of(const uint8_t *v, unsigned i, unsigned elem)
+{
+	return v[(i + 1) * elem - 1] & 0x80;
+}
+
+static uint64_t sign_mask(struct vec_state *vs, unsigned reg, unsigned elem, unsigned n)
+{
+	uint8_t v[ZMM_BYTES];
+	uint64_t mask = 0;
+
+	read_vector(vs, reg, v);
+	for (unsigned i = 0; i < n; i++)
+		mask |= (uint64_t)sign_of(v, i, elem) << i;
+	return mask;
+}
+
+/* Which memory elements are touched: bit per element, t->a.size / t->a.elem of them.  When the
+ * operand has fewer elements than the mask has bits (broadcasts), each serves several bits. */
+static uint64_t touched(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t)
+{
+	unsigned n = t->a.size / t->a.elem;
+	uint64_t k, all = 0;
+
+	vec_release(cpu);
+	if (insn_rows[in->id].special == SPECIAL_MASKMOV)
+		return sign_mask(cpu->vec, in->vv, t->a.elem, n);
+	k = read_opmask(cpu->vec, in->k) & low_bits(t->a.bits);
+	if (t->a.use & VEC_PACKED)
+		return low_bits((unsigned)__builtin_popcountll(k));
+	for (unsigned i = 0; i < t->a.bits; i += n)
+		all |= k >> i;
+	return all & low_bits(n);
+}
+
+void vec_masked_load(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin)
+{
+	uint64_t mask = touched(cpu, in, t);
+	unsigned elem = t->a.elem;
+	uint8_t *bounce = cpu->vec->bounce;
+
+	vec_zero(bounce, t->a.size);
+	for (unsigned i = 0; i < t->a.size / elem; i++)
+		if (mask >> i & 1)
+			ld_bytes(cpu, lin + i * elem, bounce + i * elem, elem);
+	vec_run(cpu, t, bounce);
+}
+
+void vec_masked_store(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin)
+{
+	uint64_t mask = touched(cpu, in, t);
+	unsigned elem = t->a.elem;
+	uint8_t *bounce = cpu->vec->bounce;
+
+	for (unsigned i = 0; i < t->a.size / elem; i++)
+		if (mask >> i & 1)
+			probe_write(cpu, lin + i * elem, elem);
+	vec_run(cpu, t, bounce);
+	for (unsigned i = 0; i < t->a.size / elem; i++)
+		if (mask >> i & 1)
+			st_bytes(cpu, lin + i * elem, bounce + i * elem, elem);
+}
+
+/* --- MASKMOVQ, MASKMOVDQU -----------------------------------------------------------------------
+ */
+
+/* Linear address of n bytes at [rDI], which has no ModRM form. */
+static gva_t rdi_linear(struct cpu *cpu, const struct insn *in, unsigned n)
+{
+	uint64_t ea = cpu->gpr[X86_RDI];
+
+	if (in->adsize != 8)
+		ea = in->adsize == 4 ? (uint32_t)ea : (uint16_t)ea;
+	if (cpu->mode == INSN_MODE_64)
+		return ea + CPU_REG(cpu, in->segbase, const uint64_t);
+	return seg_linear(cpu, in->seg, ea, n, true);
+}
+
+/* The area holds ST(i), which is physical register (TOP + i) mod 8; MMX names physical ones. */
+static const uint8_t *mmx_in_area(const struct vec_state *vs, unsigned n)
+{
+	unsigned top = VEC_AT(const uint16_t, vs->area, XS_FSW) >> 11 & 7;
+
+	return vs->area + XS_ST + 16 * ((n - top) & 7);
+}
+
+static void store_masked_bytes(struct cpu *cpu, gva_t lin, const uint8_t *data, const uint8_t *mask,
+			       unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (mask[i] & 0x80)
+			probe_write(cpu, lin + i, 1);
+	for (unsigned i = 0; i < n; i++)
+		if (mask[i] & 0x80)
+			st8(cpu, lin + i, data[i]);
+}
+
+/* Any MMX instruction makes TOP 0 and all registers valid: PSHUFW mm0, mm0, E4h changes no data. */
+static void enter_mmx(struct cpu *cpu)
+{
+	vec_load(cpu);
+	__asm__ volatile(".byte 0x0f, 0x70, 0xc0, 0xe4");
+}
+
+void exec_maskmov(struct cpu *cpu, const struct insn *in)
+{
+	struct vec_state *vs = cpu->vec;
+	const struct vec_thunk *t = vec_thunk_of(cpu, in);
+	bool mmx = t->a.cls == VEC_MMX;
+	unsigned n = mmx ? 8 : 16;
+	uint8_t data[16], mask[16];
+	gva_t lin;
+
+	vec_check(cpu, t);
+	if (mmx)
+		vec_x87_pending(cpu);
+	lin = rdi_linear(cpu, in, n);
+	vec_release(cpu);
+	vec_copy(data, mmx ? mmx_in_area(vs, in->vreg & 7) : vs->area + XS_XMM + 16 * in->vreg, n);
+	vec_copy(mask, mmx ? mmx_in_area(vs, in->vrm & 7) : vs->area + XS_XMM + 16 * in->vrm, n);
+	store_masked_bytes(cpu, lin, data, mask, n);
+	if (mmx)
+		enter_mmx(cpu);
+	if (VEC_EAGER_RELEASE)
+		vec_release(cpu);
+}
+
+/* --- gathers and scatters -----------------------------------------------------------------------
+ */
+
+struct vsib {
+	uint8_t index[ZMM_BYTES];
+	unsigned n, elem; /* elements, and bytes of each in memory */
+	unsigned index_bytes;
+};
+
+/* Opcode bit 0: indices of 8 bytes, else 4; W: elements of 8 bytes. */
+static void vsib_init(struct vsib *v, struct vec_state *vs, const struct insn *in)
+{
+	v->elem = in->flags & INSN_REXW ? 8 : 4;
+	v->index_bytes = in->opcode & 1 ? 8 : 4;
+	v->n = in->vlen / MAX(v->elem, v->index_bytes);
+	read_vector(vs, in->vrm, v->index);
+}
+
+static gva_t vsib_linear(struct cpu *cpu, const struct insn *in, const struct vsib *v, unsigned i,
+			 bool write)
+{
+	int64_t index = v->index_bytes == 8 ? VEC_AT(const int64_t, v->index, 8 * i)
+					    : VEC_AT(const int32_t, v->index, 4 * i);
+	uint64_t ea = CPU_REG(cpu, in->base, const uint64_t) + ((uint64_t)index << in->scale) +
+		      (uint64_t)(int64_t)in->disp;
+
+	if (in->adsize != 8)
+		ea = (uint32_t)ea;
+	if (cpu->mode == INSN_MODE_64)
+		return ea + CPU_REG(cpu, in->segbase, const uint64_t);
+	return seg_linear(cpu, in->seg, ea, v->elem, write);
+}
+
+/* A VEX gather's mask is a vector register: elements still to do are all ones, others zero. */
+static void write_vector_mask(struct vec_state *vs, const struct insn *in, unsigned elem,
+			      uint64_t mask)
+{
+	uint8_t m[ZMM_BYTES] = {0};
+
+	for (unsigned i = 0; i < in->vlen / elem; i++)
+		for (unsigned j = 0; j < elem; j++)
+			m[i * elem + j] = mask >> i & 1 ? 0xff : 0;
+	write_vector(vs, in->vv, m);
+}
+
+static void write_mask(struct vec_state *vs, const struct insn *in, unsigned elem, uint64_t mask)
+{
+	if (in->flags & INSN_EVEX)
+		write_opmask(vs, in->k, mask);
+	else
+		write_vector_mask(vs, in, elem, mask);
+}
+
+static uint64_t read_mask(struct vec_state *vs, const struct insn *in, const struct vsib *v)
+{
+	if (in->flags & INSN_EVEX)
+		return read_opmask(vs, in->k) & low_bits(v->n);
+	return sign_mask(vs, in->vv, v->elem, v->n);
+}
+
+static void gather(struct cpu *cpu, const struct insn *in, const struct vsib *v)
+{
+	struct vec_state *vs = cpu->vec;
+	uint64_t mask = read_mask(vs, in, v);
+	uint8_t dest[ZMM_BYTES], elem[8];
+
+	read_vector(vs, in->vreg, dest);
+	for (unsigned i = 0; i < v->n; i++) {
+		if (!(mask >> i & 1))
+			continue;
+		ld_bytes(cpu, vsib_linear(cpu, in, v, i, false), elem, v->elem);
+		vec_copy(dest + i * v->elem, elem, v->elem);
+		mask &= ~BIT(i);
+		write_vector(vs, in->vreg, dest);
+		write_mask(vs, in, v->elem, mask);
+	}
+	vec_zero(dest + v->n * v->elem, ZMM_BYTES - v->n * v->elem);
+	write_vector(vs, in->vreg, dest);
+	write_mask(vs, in, v->elem, 0);
+}
+
+static void scatter(struct cpu *cpu, const struct insn *in, const struct vsib *v)
+{
+	struct vec_state *vs = cpu->vec;
+	uint64_t mask = read_mask(vs, in, v);
+	uint8_t src[ZMM_BYTES];
+
+	read_vector(vs, in->vreg, src);
+	for (unsigned i = 0; i < v->n; i++) {
+		if (!(mask >> i & 1))
+			continue;
+		st_bytes(cpu, vsib_linear(cpu, in, v, i, true), src + i * v->elem, v->elem);
+		mask &= ~BIT(i);
+		write_mask(vs, in, v->elem, mask);
+	}
+	write_mask(vs, in, v->elem, 0);
+}
+
+static void begin_vsib(struct cpu *cpu, const struct insn *in, struct vsib *v)
+{
+	uint8_t deny = cpu->vec->deny[in->flags & INSN_EVEX ? VEC_AVX512 : VEC_AVX];
+
+	if (deny)
+		cpu_fault_plain(cpu, deny);
+	vec_release(cpu);
+	mark_in_use(cpu->vec, in->flags & INSN_EVEX);
+	vsib_init(v, cpu->vec, in);
+}
+
+void exec_vec_gather(struct cpu *cpu, const struct insn *in)
+{
+	struct vsib v;
+
+	begin_vsib(cpu, in, &v);
+	gather(cpu, in, &v);
+}
+
+void exec_vec_scatter(struct cpu *cpu, const struct insn *in)
+{
+	struct vsib v;
+
+	begin_vsib(cpu, in, &v);
+	scatter(cpu, in, &v);
+}
