@@ -9,6 +9,7 @@
 #include "engine/soft/access.h"
 #include "engine/soft/debug.h"
 #include "engine/soft/far.h"
+#include "engine/soft/tlb.h"
 
 struct event {
 	uint8_t vector;
@@ -25,6 +26,31 @@ struct gate {
 	uint8_t type, dpl, ist;
 	bool present;
 };
+
+/* --- raising -----------------------------------------------------------------------------------
+ */
+
+static _Noreturn void raise(struct cpu *cpu, struct cpu_fault_info f)
+{
+	cpu->fault = f;
+	cpu_unwind(cpu, UNWIND_FAULT);
+}
+
+_Noreturn void cpu_fault(struct cpu *cpu, uint8_t vector, uint32_t error)
+{
+	raise(cpu, (struct cpu_fault_info){.vector = vector, .has_error = true, .error = error});
+}
+
+_Noreturn void cpu_fault_plain(struct cpu *cpu, uint8_t vector)
+{
+	raise(cpu, (struct cpu_fault_info){.vector = vector});
+}
+
+_Noreturn void cpu_page_fault(struct cpu *cpu, gva_t lin, uint32_t error)
+{
+	raise(cpu, (struct cpu_fault_info){
+			   .vector = X86_EXC_PF, .has_error = true, .error = error, .cr2 = lin});
+}
 
 /* --- stacks ------------------------------------------------------------------------------------
  */
@@ -76,6 +102,11 @@ void stack_check(struct cpu *cpu, const struct far_stack *st, unsigned slots)
 		stack_address(cpu, st, st->sp - i * st->slot, st->slot);
 }
 
+static bool misaligned(const struct cpu *cpu, unsigned cpl, gva_t lin, unsigned size)
+{
+	return cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags & RFLAGS_AC) && (lin & (size - 1));
+}
+
 /* Fault unless ring `cpl`, which need not be the current one, could write there. */
 static void probe_write_as(struct cpu *cpu, unsigned cpl, gva_t lin, unsigned size)
 {
@@ -85,7 +116,13 @@ static void probe_write_as(struct cpu *cpu, unsigned cpl, gva_t lin, unsigned si
 		.user = cpl == 3,
 		.smap = cpl != 3 && (cpu->cr4 & CR4_SMAP) && !(cpu->rflags & RFLAGS_AC),
 	};
+	enum tlb_class cls = a.user ? TLB_USER : a.smap ? TLB_SUPER_SMAP : TLB_SUPER;
+	struct tlb *t = &cpu->mmu->tlbs[cpu->mmu->cur * TLB_NR_CLASSES + cls];
 
+	if (misaligned(cpu, cpl, lin, size))
+		cpu_fault(cpu, X86_EXC_AC, 0);
+	if (tlb_hit(tlb_slot(t->wr, lin), lin, size))
+		return;
 	mmu_translate(cpu, &a);
 	a.lin = lin + size - 1;
 	if ((a.lin ^ lin) & PAGE_MASK)
@@ -101,7 +138,7 @@ void stack_reserve(struct cpu *cpu, const struct far_stack *st, unsigned slots)
 	for (unsigned i = 1; i <= slots; i++) {
 		gva_t lin = stack_address(cpu, st, st->sp - i * st->slot, st->slot);
 
-		if ((lin & PAGE_MASK) != last || ((lin + st->slot - 1) & PAGE_MASK) != last)
+		if ((lin & PAGE_MASK) != last || (lin & (st->slot - 1u)))
 			probe_write_as(cpu, st->cpl, lin, st->slot);
 		last = lin & PAGE_MASK;
 	}

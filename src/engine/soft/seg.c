@@ -6,6 +6,7 @@
 #include "engine/soft/seg.h"
 
 #include "engine/soft/access.h"
+#include "engine/soft/block.h"
 #include "engine/soft/insn_exec.gen.h"
 
 /* --- descriptor tables -------------------------------------------------------------------------
@@ -83,7 +84,7 @@ static void desc_change_type(struct cpu *cpu, struct desc *d, unsigned clear, un
 		__atomic_fetch_or(p, set, __ATOMIC_SEQ_CST);
 	if (clear)
 		__atomic_fetch_and(p, ~clear, __ATOMIC_SEQ_CST);
-	mem_wrote(cpu->vm->mem, gpa, 1);
+	block_ram_written(cpu, gpa, 1);
 }
 
 void desc_set_type_bits(struct cpu *cpu, struct desc *d, unsigned bits)

@@ -11,7 +11,9 @@
 
 static bool is_intel(const struct cpu *cpu)
 {
-	return cpu->vm->model->vendor[0] == 'G'; /* GenuineIntel */
+	char c = cpu->vm->model->vendor[0];
+
+	return c != 'A' && c != 'H'; /* AuthenticAMD, HygonGenuine; all others follow Intel */
 }
 
 /* Flat segments that no descriptor was read for. */
