@@ -108,6 +108,7 @@ struct cpu {
 	uint64_t gpr[X86_NR_GPR];
 	uint64_t rip;  /* of the next instruction while exec runs */
 	uint64_t zero; /* always 0 */
+	uint64_t scratch; /* a base for addresses that no register holds: POP [RSP+n] */
 	struct cpu_seg seg[X86_NR_SEG];
 
 	/* Arithmetic flags (CF PF AF ZF SF OF) live in cc, in RFLAGS positions, other bits of cc
@@ -174,6 +175,8 @@ struct cpu {
 	uint8_t dbg_exec, dbg_data, dbg_io; /* bit n: DRn is armed for fetches, data, ports */
 	uint32_t dbg_pending;               /* DR6 bits of the #DB trap due after this insn */
 	bool dbg_no_step;                   /* this insn delivered an event: TF does not trap it */
+
+	unsigned pauses; /* PAUSE instructions met: exec_pause */
 
 	/* Block cache: block.c */
 	struct block_cache *blocks;
