@@ -20,6 +20,7 @@ struct machine;
 struct mem;
 struct pci_host;
 struct state;
+struct vclock;
 
 /* What the board asks of the VM.  Any thread, chip locks may be held: only flag, kick and post. */
 struct machine_ops {
@@ -31,17 +32,26 @@ struct machine_ops {
 	void (*reset)(void *opaque);
 	uint64_t (*cpu_tsc)(void *opaque, unsigned cpu);
 	uint64_t (*cpu_tsc_to_ns)(void *opaque, unsigned cpu, uint64_t tsc); /* CLOCK_MONOTONIC */
+	/* Optional: make the CPU leave HLT though nothing is pending.  With it guests are offered
+	 * waiting spinlocks (KVM_FEATURE_PV_UNHALT). */
+	void (*wake)(void *opaque, unsigned cpu);
 };
+
+#define MACHINE_MAX_CPUS 288
 
 struct machine_config {
 	unsigned nr_cpus;
-	uint64_t memory; /* bytes, a multiple of 1 MiB */
+	uint64_t memory; /* bytes, a multiple of 1 MiB, at least 2 MiB */
 	struct mem *mem;
-	struct evloop *loop;
+	struct evloop *loop; /* timers; NULL: a manual clock (machine_clock), for tests */
 	const struct machine_ops *ops;
 	void *opaque;
-	uint64_t tsc_khz; /* 0: given later by machine_set_tsc_khz */
+	uint64_t tsc_khz;   /* 0: given later by machine_set_tsc_khz */
 	unsigned phys_bits; /* of the CPU model */
+
+	/* Optional from here. */
+	bool realtime;    /* a vCPU never waits long for a host CPU: guests may then spin */
+	uint8_t uuid[16]; /* for SMBIOS, in its byte order; all zero = none */
 };
 
 int machine_create(struct machine **out, const struct machine_config *cfg, struct error *err);
@@ -50,8 +60,10 @@ void machine_set_tsc_khz(struct machine *m, uint64_t khz); /* before any vCPU ru
 
 struct bus *machine_bus(struct machine *m);
 struct pci_host *machine_pci(struct machine *m);
-struct irq_line machine_isa_irq(struct machine *m, unsigned n); /* 0..15, on 8259 and I/O APIC */
+/* IRQ 0..15, on 8259 and I/O APIC.  Each call makes a new source, ORed with others on the wire. */
+struct irq_line machine_isa_irq(struct machine *m, unsigned n);
 struct msi_sink machine_msi(struct machine *m);
+struct vclock *machine_clock(struct machine *m);
 
 /* For the DSDT: which of these a guest will find. */
 struct machine_legacy {
@@ -76,6 +88,7 @@ void *machine_cpu(struct machine *m, unsigned cpu); /* the opaque for engine_cpu
 
 void machine_reset(struct machine *m); /* every chip and PCI device to power-on state */
 void machine_power_button(struct machine *m);
+void machine_nmi(struct machine *m);   /* the NMI button: LINT1 of every CPU */
 void machine_pause(struct machine *m); /* the board's clock stands */
 void machine_resume(struct machine *m);
 void machine_state(struct state *s, void *machine);
