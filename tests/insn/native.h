@@ -1,0 +1,30 @@
+/* native.h - run a few bytes of code on the host CPU itself, from a given state to a captured one.
+ *
+ * The oracle of the instruction tests.  The code runs in this process, in ring 3, and ends by an
+ * exception: the INT3 bytes the caller filled the page with, or whatever the code under test
+ * raised.  The caller maps code and data at fixed low addresses and makes sure that the code cannot
+ * reach anything else.  One thread only. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { NATIVE_XSAVE_MAX = 4096 };
+
+struct native_state {
+	uint64_t gpr[16]; /* rax rcx rdx rbx rsp rbp rsi rdi r8..r15 */
+	uint64_t rip, rflags;
+	/* How it ended. */
+	int vector; /* exception number */
+	uint64_t error, cr2;
+	_Alignas(64) uint8_t xsave[NATIVE_XSAVE_MAX]; /* standard layout */
+};
+
+void native_init(void);
+/* Bytes of the XSAVE area the host kernel gives user space, and its components. */
+unsigned native_xsave_size(void);
+uint64_t native_xcr0(void);
+
+/* Start at s->rip with everything in s; on return s is what the exception saw. */
+void native_run(struct native_state *s);
