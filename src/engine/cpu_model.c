@@ -265,28 +265,39 @@ static void choose_max(struct cpu_model *m)
 
 /* Where a state component is in the standard XSAVE area.  Makers differ: Intel left a gap where
  * MPX was.  The host decides where it has the component, since its XSAVE fills our areas. */
-bool cpu_xsave_component(unsigned component, uint32_t *offset, uint32_t *size)
+// clang-format off
+static const struct { uint16_t size, intel, amd; } xsave_layout[] = {
+	[2] = {256, 576, 576},    /* AVX: upper halves of YMM0-15 */
+	[5] = {64, 1088, 832},    /* opmask */
+	[6] = {512, 1152, 896},   /* upper halves of ZMM0-15 */
+	[7] = {1024, 1664, 1408}, /* ZMM16-31 */
+	[9] = {8, 2688, 2432},    /* PKRU */
+};
+// clang-format on
+
+static uint32_t xsave_offset_find(unsigned component)
 {
-	// clang-format off
-	static const struct { uint16_t size, intel, amd; } layout[] = {
-		[2] = {256, 576, 576},    /* AVX: upper halves of YMM0-15 */
-		[5] = {64, 1088, 832},    /* opmask */
-		[6] = {512, 1152, 896},   /* upper halves of ZMM0-15 */
-		[7] = {1024, 1664, 1408}, /* ZMM16-31 */
-		[9] = {8, 2688, 2432},    /* PKRU */
-	};
-	// clang-format on
 	char vendor[13];
 	uint32_t r[4];
 
-	if (component >= ARRAY_SIZE(layout) || !layout[component].size)
-		return false;
-	host_vendor(vendor);
-	*size = layout[component].size;
-	*offset = vendor_is_amd(vendor) ? layout[component].amd : layout[component].intel;
 	host_cpuid(0xd, component, r);
-	if (r[EAX] == *size && r[EBX])
-		*offset = r[EBX];
+	if (r[EAX] == xsave_layout[component].size && r[EBX])
+		return r[EBX];
+	host_vendor(vendor);
+	return vendor_is_amd(vendor) ? xsave_layout[component].amd : xsave_layout[component].intel;
+}
+
+bool cpu_xsave_component(unsigned component, uint32_t *offset, uint32_t *size)
+{
+	/* Remembered: CPUID costs microseconds when we run in a VM ourselves.  0: not known yet. */
+	static _Atomic uint32_t offsets[ARRAY_SIZE(xsave_layout)];
+
+	if (component >= ARRAY_SIZE(xsave_layout) || !xsave_layout[component].size)
+		return false;
+	*size = xsave_layout[component].size;
+	*offset = offsets[component];
+	if (!*offset)
+		offsets[component] = *offset = xsave_offset_find(component);
 	return true;
 }
 
@@ -301,8 +312,7 @@ uint32_t cpu_xsave_size(uint64_t xcr0)
 	return end;
 }
 
-/* Bytes of the compacted area (XSAVEC, XSAVES). */
-static uint32_t compacted_size(uint64_t xcr0)
+uint32_t cpu_xsave_compacted_size(uint64_t xcr0)
 {
 	uint32_t end = 576, offset, size;
 
@@ -461,7 +471,7 @@ static void put_xsave_leaf(const struct cpu_model *m, uint32_t sub, uint32_t r[4
 		r[ECX] = m->xsave_size;
 		r[EDX] = (uint32_t)(m->xcr0_supported >> 32);
 	} else if (sub == 1) {
-		r[EBX] = compacted_size(m->xcr0_supported);
+		r[EBX] = cpu_xsave_compacted_size(m->xcr0_supported);
 	} else if (sub < 63 && m->xcr0_supported >> sub & 1) {
 		cpu_xsave_component(sub, &r[EBX], &r[EAX]);
 	}

@@ -44,6 +44,7 @@ int cpu_model_resolve(struct cpu_model *m, const char *spec, struct error *err);
  * And the bytes of that area when the components of xcr0 are in use. */
 bool cpu_xsave_component(unsigned component, uint32_t *offset, uint32_t *size);
 uint32_t cpu_xsave_size(uint64_t xcr0);
+uint32_t cpu_xsave_compacted_size(uint64_t xcr0); /* as XSAVEC and XSAVES write it */
 
 /* One CPUID answer before per-CPU and machine corrections; regs: eax ebx ecx edx. */
 void cpu_model_cpuid(const struct cpu_model *m, uint32_t leaf, uint32_t sub, uint32_t regs[4]);
