@@ -507,7 +507,7 @@ static void dec_memory(struct dec *d, struct insn *in, const struct dec_row *row
 {
 	in->flags |= INSN_MEM;
 	if (in->adsize == 2) {
-		d->bad |= (row->flags & DEC_NO_A16) != 0;
+		d->bad |= (row->flags & DEC_VSIB) != 0;
 		dec_addr16(d, in, row);
 	} else {
 		dec_addr32(d, in, row);
@@ -612,13 +612,18 @@ static bool dec_vvvv_ok(const struct dec *d, const struct dec_row *row)
 	return true;
 }
 
-/* VEX gathers: destination, index and mask must be three registers; EVEX: the first two. */
-static bool dec_gather_ok(const struct insn *in, const struct dec_row *row)
+/* VEX gathers: destination, index and mask must be three registers.  EVEX gathers and complex FP16
+ * multiplications: the destination must be no other operand. */
+static bool dec_distinct_ok(const struct insn *in, const struct dec_row *row)
 {
-	if ((row->flags & DEC_DISTINCT) &&
-	    (in->vreg == in->vrm || in->vreg == in->vv || in->vrm == in->vv))
-		return false;
-	return !(row->flags & DEC_DEST_NOT_SRC) || in->vreg != in->vrm;
+	bool rm_is_reg = !(in->flags & INSN_MEM) || row->flags & DEC_VSIB;
+
+	if (row->flags & DEC_DISTINCT)
+		return in->vreg != in->vrm && in->vreg != in->vv && in->vrm != in->vv;
+	if (!(row->flags & DEC_DEST_NOT_SRC))
+		return true;
+	return !(rm_is_reg && in->vreg == in->vrm) &&
+	       !(row->flags & DEC_VVVV && in->vreg == in->vv);
 }
 
 /* Opmask, zeroing, broadcast and rounding: SDM 2A "#UD Equations for EVEX". */
@@ -630,7 +635,7 @@ static bool dec_evex_ok(const struct dec *d, const struct insn *in, const struct
 		return false;
 	if (!d->aaa && (d->z || (row->flags & DEC_MASK_REQ)))
 		return false;
-	if (d->z && !(row->flags & DEC_MASK_Z))
+	if (d->z && (!(row->flags & DEC_MASK_Z) || (mem && row->flags & DEC_RM_WRITE)))
 		return false;
 	if (d->evex_b && !(row->flags & (mem ? DEC_BCAST : DEC_ER | DEC_SAE)))
 		return false;
@@ -643,7 +648,7 @@ static bool dec_evex_ok(const struct dec *d, const struct insn *in, const struct
 
 static bool dec_vector_ok(const struct dec *d, const struct insn *in, const struct dec_row *row)
 {
-	if (!dec_vvvv_ok(d, row) || !dec_gather_ok(in, row))
+	if (!dec_vvvv_ok(d, row) || !dec_distinct_ok(in, row))
 		return false;
 	if ((row->flags & DEC_K_REG) && (d->r | d->r2))
 		return false;

@@ -54,7 +54,8 @@ SPECIALS = ("none", "gather", "scatter", "maskmov", "maskmovu", "compress", "exp
 # Attribute words that are just a ROW_ bit.
 ROW_WORDS = {"end": "END", "lock": "LOCK", "hint": "HINT", "bitstring": "BITSTRING", "fpx": "FPX",
              "align": "ALIGN", "er": "ER", "sae": "SAE", "pair": "PAIR", "namea": "NAMEA",
-             "gprr": "GPR_READ", "gprw": "GPR_WRITE", "scalar": "SCALAR"}
+             "gprr": "GPR_READ", "gprw": "GPR_WRITE", "scalar": "SCALAR",
+             "nf": "FAULTS_WHOLE", "xmm0w": "XMM0_WRITE", "distinct": "DISTINCT"}
 
 
 class TableError(Exception):
@@ -109,6 +110,8 @@ class Operand:
 
     def size_of(self, t, register):
         if self.where == "gpr" or self.where == "k":
+            if self.letter == "M" and t in VEC_SIZES:
+                return VEC_SIZES[t]
             if t in GPR_SIZES:
                 return GPR_SIZES[t]
             if t in BYTES:
@@ -129,11 +132,10 @@ class Row:
         self.line, self.mnemonic, self.encoding = line, mnemonic, encoding
         self.ops = [Operand(o) for o in operands.split(",")] if operands else []
         self.vex = self.evex = self.modrm = False
-        self.map = self.opcode = None
+        self.map = None
         self.sets = {}  # question -> set of answers this row accepts
         self.modes = {0, 1}
         self.dec = set()
-        self.flags_fixed_l = None
         self.parse_encoding(encoding.split())
         self.parse_attrs(attrs.split())
         self.finish()
@@ -143,28 +145,20 @@ class Row:
     def parse_encoding(self, words):
         if words and re.match(r"E?VEX\.", words[0]):
             self.parse_vex(words.pop(0).split("."))
-        legacy_map = "1"
-        for w in words:
-            if w in PREFIX_WORDS and self.opcode is None and not self.vex and not self.evex \
-                    and not (w == "66" and legacy_map != "1") and w not in self.seen(w, words):
-                self.sets["prefix"] = PREFIX_WORDS[w]
-            elif w in ("0F", "0F38", "0F3A") and self.opcode is None and self.map is None:
-                legacy_map = w
-            elif re.fullmatch(r"[0-9A-F]{2}(\+r)?", w) and self.opcode is None:
-                self.opcode = int(w[:2], 16)
-                self.plus_r = w.endswith("+r")
-            else:
-                self.parse_encoding_word(w)
-        if self.opcode is None:
+        else:
+            self.parse_legacy(words)
+        if not words or not re.fullmatch(r"[0-9A-F]{2}(\+r)?", words[0]):
             raise TableError("no opcode")
-        if self.map is None:
-            self.map = LEGACY_MAPS[legacy_map]
+        self.opcode, self.plus_r = int(words[0][:2], 16), words[0].endswith("+r")
+        for w in words[1:]:
+            self.parse_encoding_word(w)
 
-    @staticmethod
-    def seen(word, words):
-        """66, F2 and F3 are prefixes unless they are the last hex word before the details."""
-        hexes = [w for w in words if re.fullmatch(r"[0-9A-F]{2}(\+r)?", w)]
-        return {word} if hexes and hexes[-1] == word and hexes.count(word) == 1 else set()
+    def parse_legacy(self, words):
+        """Prefix and map: 66, F2, F3 are prefixes only when more than details follow."""
+        more = len(words) > 1 and re.match(r"[0-9A-F]{2}", words[1])
+        if words and words[0] in PREFIX_WORDS and (more or not re.match("[0-9A-F]", words[0])):
+            self.sets["prefix"] = PREFIX_WORDS[words.pop(0)]
+        self.map = LEGACY_MAPS[words.pop(0) if words and words[0] in LEGACY_MAPS else "1"]
 
     def parse_vex(self, parts):
         self.evex = parts[0] == "EVEX"
@@ -257,11 +251,12 @@ class Row:
                 self.cls = value
             elif key == "special":
                 self.special = value
-            elif key == "bc":
+            elif key == "bc" or key == "el":
+                if self.elem:
+                    raise TableError("bc= and el= together")
                 self.elem = int(value)
-                self.row.add("BCAST")
-            elif key == "el":
-                self.elem = int(value)
+                if key == "bc":
+                    self.row.add("BCAST")
             elif key == "n":
                 self.disp8n = int(value)
             elif key == "mask":
@@ -374,6 +369,10 @@ class Row:
             self.dec.add("DISTINCT")
         if "VSIB" in self.dec and self.evex and self.special == "gather":
             self.dec.add("DEST_NOT_SRC")
+        if "DISTINCT" in self.row:
+            self.dec.add("DEST_NOT_SRC")
+        if self.rm_op and self.rm_op.access & 2:
+            self.dec.add("RM_WRITE")
         if self.cls not in ("gpr", "vexgpr"):
             self.finish_vector_attrs()
 
@@ -478,7 +477,7 @@ def assign_ids(rows):
         r.id = i
         base = re.sub(r"\W", "_", r.mnemonic.split("/")[0])
         base += "".join("_" + re.sub(r"\W", "", o.text) for o in r.ops)
-        base = ("v" if False else "") + base + ("_evex" if r.evex else "")
+        base += "_evex" if r.evex else ""
         used[base] = used.get(base, 0) + 1
         r.ident = "INSN_" + base + (f"_{used[base]}" if used[base] > 1 else "")
 
@@ -658,11 +657,9 @@ def modrm_bitmap(rows):
 
 def write_tables(rows, known, execs, path, out):
     trees = Trees(path)
-    by_op = {}
     legacy = roots(rows, trees, lambda r: not r.vex and not r.evex, 4)
     vex = roots(rows, trees, lambda r: r.vex, 3)
     evex = roots(rows, trees, lambda r: r.evex, 5)
-    del by_op
     out.write(HEAD + '#include "engine/cpu_model.h"\n#include "engine/soft/insn_exec.gen.h"\n'
               '#include "engine/soft/insn_rows.h"\n#include "engine/soft/insn_tables.h"\n\n')
     for name, dims, data in (("dec_legacy", "[2][4][256]", legacy), ("dec_vex", "[2][3][256]", vex),

@@ -106,6 +106,9 @@ enum {
 	ROW_PAIR = 1 << 20,         /* writes an aligned pair of opmasks (VP2INTERSECT) */
 	ROW_NAMEA = 1 << 21,        /* .name's alternatives go by address size (JCXZ) */
 	ROW_MASK_PARTIAL = 1 << 22, /* memory is touched for selected elements only (VMASKMOV) */
+	ROW_FAULTS_WHOLE = 1 << 23, /* the opmask keeps no memory fault away (types E4NF, E6NF) */
+	ROW_XMM0_WRITE = 1 << 24,   /* writes XMM0 implicitly (PCMPxSTRM) */
+	ROW_DISTINCT = 1 << 25,     /* destination equal to a source is #UD (complex FP16) */
 };
 
 /* row.special: rows whose memory or state access is not one operand of msize bytes. */
@@ -129,7 +132,7 @@ struct insn_row {
 	uint8_t nr_ops;
 	uint8_t cls;     /* enum insn_class */
 	uint8_t special; /* enum insn_special */
-	uint8_t elem;    /* EVEX: bytes per mask bit and per broadcast element; 0 if neither */
+	uint8_t elem;    /* ROW_BCAST: bytes of a broadcast element.  Else: vlen / mask bits */
 	int16_t feature; /* enum cpu_feature, or -1 */
 	uint32_t attrs;  /* ROW_* */
 	uint16_t fl_read, fl_write, fl_undef; /* RFLAGS bits */

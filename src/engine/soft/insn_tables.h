@@ -55,9 +55,9 @@ enum {
 	DEC_K_VVVV = 1 << 25,       /* vvvv is an opmask */
 	DEC_VEXGPR = 1 << 26,       /* VEX-encoded, GPRs only */
 	DEC_DISTINCT = 1 << 27,     /* VEX gather: destination, index and mask must differ */
-	DEC_DEST_NOT_SRC = 1 << 28, /* EVEX gather: destination must not be the index */
+	DEC_DEST_NOT_SRC = 1 << 28, /* destination must not be the index or a source register */
 	DEC_MOFFS = 1 << 29,
-	DEC_NO_A16 = 1 << 30, /* not encodable with 16-bit addresses (VSIB, MPX ...) */
+	DEC_RM_WRITE = 1 << 30, /* ModRM.rm is written */
 };
 
 /* How the effective operand size comes about; 1 2 4 8 stand for themselves. */
