@@ -2,7 +2,9 @@
  *
  * Output is never blocked by the host: bytes go to a bounded buffer drained by the event loop; a
  * full one drops the oldest for file-less readers (an unconnected socket) and pauses the device
- * (chr_write returns fewer) otherwise.  Input comes by callback on the event loop. */
+ * (chr_write returns fewer) otherwise.  Input comes by callback on the event loop.
+ *
+ * chr_open and chr_close are called on the loop's thread, or while the loop does not run. */
 #pragma once
 
 #include "base/types.h"
@@ -12,8 +14,10 @@ struct error;
 struct evloop;
 
 /* spec: "stdio", "file=PATH", "unix=PATH" (listens; one client at a time), "null".
- * stdio puts a terminal into raw mode until chr_close; Ctrl-A x calls the quit handler,
- * Ctrl-A a sends a Ctrl-A, Ctrl-A h lists the keys. */
+ * stdio puts a terminal into raw mode until chr_close; Ctrl-A x calls the quit handler, on the
+ * loop, Ctrl-A a sends a Ctrl-A, Ctrl-A h lists the keys.  When standard input is no terminal all
+ * bytes are the guest's, and its end is merely the end of input.  stdio and unix ignore SIGPIPE for
+ * the whole process. */
 int chr_open(struct chardev **out, const char *spec, struct evloop *loop, struct error *err);
 void chr_close(struct chardev *c); /* drains what it can without blocking long, restores the tty */
 
