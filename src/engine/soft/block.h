@@ -18,9 +18,8 @@ enum { BLOCK_MAX_INSNS = 32 };
 
 /* block.flags: any of them sends the look-up through its slow path. */
 enum {
-	BLOCK_LIMIT = 1 << 0,     /* not 64-bit mode: CS limit and wrap of EIP are to be checked */
-	BLOCK_CROSS = 1 << 1,     /* one instruction over a page edge */
-	BLOCK_UNTRUSTED = 1 << 2, /* other vCPUs may still write without telling us */
+	BLOCK_CROSS = 1 << 0,     /* one instruction over a page edge */
+	BLOCK_UNTRUSTED = 1 << 1, /* other vCPUs may still write without telling us */
 };
 
 struct block {
@@ -34,7 +33,6 @@ struct block {
 	uint32_t gen2;
 	struct mem_page *page2; /* BLOCK_CROSS: the second page and its bytes */
 	const uint8_t *hva2;
-	uint64_t purge_seq; /* BLOCK_UNTRUSTED: trusted when all vCPUs have come this far */
 	struct block *hash_next;
 	struct insn insns[];
 };
@@ -81,7 +79,8 @@ static inline struct block *block_lookup(struct cpu *cpu)
 
 	if (likely(tlb_hit(e, lin, 1) && (uintptr_t)b->hva == lin + e->addend &&
 		   b->mode_key == cpu->mode_key && !b->flags &&
-		   b->gen == atomic_load_explicit(&b->page->gen, memory_order_acquire)))
+		   b->gen == atomic_load_explicit(&b->page->gen, memory_order_acquire) &&
+		   (cpu->mode == INSN_MODE_64 || cpu->rip + b->len - 1 <= cpu->seg[X86_CS].limit)))
 		return b;
 	return block_lookup_slow(cpu, lin);
 }

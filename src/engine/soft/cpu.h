@@ -192,6 +192,8 @@ struct soft_vm {
 	unsigned nr_cpus;
 	struct cpu **cpus; /* [nr_cpus]; entries appear as CPUs are created */
 	uint64_t tsc_khz;
+	uint64_t tsc_offset; /* of the CPU set last: soft.c */
+	bool tsc_offset_known;
 	_Atomic uint64_t purge_seq; /* goes up after each page that became a code page */
 	_Atomic bool purge_lock;    /* guards purge_seq against the first code line of a page */
 	_Atomic bool split_lock; /* locked operations that cannot be one host operation */

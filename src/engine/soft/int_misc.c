@@ -1,0 +1,260 @@
+/* engine/soft/int_misc.c - flag bits, decimal arithmetic, BOUND, random numbers, cache hints,
+ * fences, NOP, PAUSE and UD. */
+#include "engine/soft/int.h"
+#include "engine/soft/vec.h"
+
+#include <sched.h>
+#include <sys/random.h>
+
+/* --- flag bits ---------------------------------------------------------------------------------
+ */
+
+void exec_clc(struct cpu *cpu, const struct insn *in)
+{
+	cpu->cc &= ~RFLAGS_CF;
+}
+
+void exec_stc(struct cpu *cpu, const struct insn *in)
+{
+	cpu->cc |= RFLAGS_CF;
+}
+
+void exec_cmc(struct cpu *cpu, const struct insn *in)
+{
+	cpu->cc ^= RFLAGS_CF;
+}
+
+void exec_cld(struct cpu *cpu, const struct insn *in)
+{
+	cpu->rflags &= ~RFLAGS_DF;
+}
+
+void exec_std(struct cpu *cpu, const struct insn *in)
+{
+	cpu->rflags |= RFLAGS_DF;
+}
+
+#define AH_FLAGS (RFLAGS_SF | RFLAGS_ZF | RFLAGS_AF | RFLAGS_PF | RFLAGS_CF)
+
+void exec_lahf(struct cpu *cpu, const struct insn *in)
+{
+	uint8_t ah = (uint8_t)((cpu->cc & AH_FLAGS) | RFLAGS_FIXED);
+
+	reg_set_8(cpu, CPU_GPR_OFF(X86_RAX) + 1, ah);
+}
+
+void exec_sahf(struct cpu *cpu, const struct insn *in)
+{
+	uint8_t ah = (uint8_t)(cpu->gpr[X86_RAX] >> 8);
+
+	cpu->cc = (cpu->cc & ~AH_FLAGS) | (ah & AH_FLAGS);
+}
+
+/* --- decimal arithmetic (SDM 2A "DAA", "AAA" ...) ------------------------------------------------
+ * Not available to 64-bit host code, so written out.  Flags left undefined: as the result says. */
+
+static void set_al(struct cpu *cpu, uint8_t v)
+{
+	reg_set_8(cpu, CPU_GPR_OFF(X86_RAX), v);
+}
+
+static uint64_t szp_of(uint8_t v)
+{
+	return (v & 0x80 ? RFLAGS_SF : 0) | (v ? 0 : RFLAGS_ZF) |
+	       (__builtin_parity(v) ? 0 : RFLAGS_PF);
+}
+
+static void decimal_adjust(struct cpu *cpu, int sign)
+{
+	uint8_t al = (uint8_t)cpu->gpr[X86_RAX], v = al;
+	bool cf = cpu->cc & RFLAGS_CF, af = (al & 15) > 9 || (cpu->cc & RFLAGS_AF);
+	bool high = al > 0x99 || cf;
+
+	if (af) {
+		/* DAS keeps a borrow out of this step (SDM: CF = old CF or borrow). */
+		cf = sign < 0 && (cf || al < 6);
+		v = (uint8_t)(v + sign * 6);
+	} else {
+		cf = false;
+	}
+	if (high) {
+		v = (uint8_t)(v + sign * 0x60);
+		cf = true;
+	}
+	set_al(cpu, v);
+	cpu->cc = szp_of(v) | (cf ? RFLAGS_CF : 0) | (af ? RFLAGS_AF : 0);
+}
+
+void exec_daa(struct cpu *cpu, const struct insn *in)
+{
+	decimal_adjust(cpu, 1);
+}
+
+void exec_das(struct cpu *cpu, const struct insn *in)
+{
+	decimal_adjust(cpu, -1);
+}
+
+static void ascii_adjust(struct cpu *cpu, int sign)
+{
+	uint16_t ax = (uint16_t)cpu->gpr[X86_RAX];
+	bool adjust = (ax & 15) > 9 || (cpu->cc & RFLAGS_AF);
+
+	if (adjust)
+		ax = (uint16_t)(ax + sign * 0x106);
+	ax &= 0xff0f;
+	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), ax);
+	cpu->cc = szp_of((uint8_t)ax) | (adjust ? RFLAGS_CF | RFLAGS_AF : 0);
+}
+
+void exec_aaa(struct cpu *cpu, const struct insn *in)
+{
+	ascii_adjust(cpu, 1);
+}
+
+void exec_aas(struct cpu *cpu, const struct insn *in)
+{
+	ascii_adjust(cpu, -1);
+}
+
+void exec_aam(struct cpu *cpu, const struct insn *in)
+{
+	uint8_t al = (uint8_t)cpu->gpr[X86_RAX], base = (uint8_t)in->imm;
+
+	if (!base)
+		cpu_fault_plain(cpu, X86_EXC_DE);
+	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), (uint16_t)(al / base << 8 | al % base));
+	cpu->cc = szp_of(al % base);
+}
+
+void exec_aad(struct cpu *cpu, const struct insn *in)
+{
+	uint16_t ax = (uint16_t)cpu->gpr[X86_RAX];
+	uint8_t v = (uint8_t)(ax + (ax >> 8) * (uint8_t)in->imm);
+
+	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), v);
+	cpu->cc = szp_of(v);
+}
+
+void exec_salc(struct cpu *cpu, const struct insn *in)
+{
+	set_al(cpu, cpu->cc & RFLAGS_CF ? 0xff : 0);
+}
+
+/* --- BOUND -------------------------------------------------------------------------------------
+ */
+
+#define BOUND(bits)                                                                                \
+	void exec_bound_GM_##bits(struct cpu *cpu, const struct insn *in)                          \
+	{                                                                                          \
+		gva_t lin = insn_linear(cpu, in, 2 * bits / 8, false);                             \
+		int##bits##_t index = (int##bits##_t)REG(reg, bits);                               \
+		int##bits##_t lower = (int##bits##_t)ld##bits(cpu, lin);                           \
+		int##bits##_t upper = (int##bits##_t)ld##bits(cpu, lin + bits / 8);                \
+                                                                                                   \
+		if (index < lower || index > upper)                                                \
+			cpu_fault_plain(cpu, X86_EXC_BR);                                          \
+	}
+
+BOUND(16)
+BOUND(32)
+
+/* --- random numbers ----------------------------------------------------------------------------
+ * From the host kernel: no worse than the host's RDRAND, and there on every host. */
+
+static void random_to_reg(struct cpu *cpu, const struct insn *in)
+{
+	uint64_t v = 0;
+	bool ok;
+
+	vec_release(cpu);
+	ok = getrandom(&v, sizeof(v), GRND_NONBLOCK) == (ssize_t)sizeof(v);
+	reg_set_sized(cpu, in->rm, in->opsize, ok ? v : 0);
+	cpu->cc = ok ? RFLAGS_CF : 0;
+}
+
+#define RANDOM(bits)                                                                               \
+	void exec_rdrand_##bits(struct cpu *cpu, const struct insn *in)                            \
+	{                                                                                          \
+		random_to_reg(cpu, in);                                                            \
+	}                                                                                          \
+	void exec_rdseed_##bits(struct cpu *cpu, const struct insn *in)                            \
+	{                                                                                          \
+		random_to_reg(cpu, in);                                                            \
+	}
+
+RANDOM(16)
+RANDOM(32)
+RANDOM(64)
+
+void exec_rdpid(struct cpu *cpu, const struct insn *in)
+{
+	reg_set_64(cpu, in->rm, (uint32_t)cpu->tsc_aux);
+}
+
+/* --- caches and order --------------------------------------------------------------------------
+ * Guest RAM is coherent: flushing means only the access check of a byte load. */
+
+static void flush_line(struct cpu *cpu, const struct insn *in)
+{
+	probe_read(cpu, insn_linear(cpu, in, 1, false), 1);
+}
+
+void exec_clflush(struct cpu *cpu, const struct insn *in)
+{
+	flush_line(cpu, in);
+}
+
+void exec_clflushopt(struct cpu *cpu, const struct insn *in)
+{
+	flush_line(cpu, in);
+}
+
+void exec_clwb(struct cpu *cpu, const struct insn *in)
+{
+	flush_line(cpu, in);
+}
+
+/* AMD APM 3 "CLZERO": the 64-byte line that rAX points into. */
+void exec_clzero(struct cpu *cpu, const struct insn *in)
+{
+	uint64_t off = cpu->gpr[X86_RAX] & mask_of(in->adsize) & ~63ull;
+	gva_t lin = linear_at(cpu, in->seg, off, 64, true);
+
+	probe_write(cpu, lin, 64);
+	for (unsigned i = 0; i < 64; i += 8)
+		st64(cpu, lin + i, 0);
+}
+
+void exec_lfence(struct cpu *cpu, const struct insn *in)
+{
+	asm volatile("lfence" : : : "memory");
+}
+
+void exec_mfence(struct cpu *cpu, const struct insn *in)
+{
+	asm volatile("mfence" : : : "memory");
+}
+
+void exec_sfence(struct cpu *cpu, const struct insn *in)
+{
+	asm volatile("sfence" : : : "memory");
+}
+
+void exec_nop(struct cpu *cpu, const struct insn *in)
+{
+}
+
+/* A guest that spins may wait for a vCPU that the host is not running: give way now and then. */
+void exec_pause(struct cpu *cpu, const struct insn *in)
+{
+	if (cpu->vm->nr_cpus > 1 && ++cpu->pauses % 64 == 0)
+		sched_yield();
+	else
+		__builtin_ia32_pause();
+}
+
+void exec_ud(struct cpu *cpu, const struct insn *in)
+{
+	fault_ud(cpu);
+}
