@@ -12,17 +12,19 @@
 #include "engine/soft/vec.h"
 
 #include "base/error.h"
+#include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/vec_int.h"
 
 #include <cpuid.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+static pthread_once_t probe_once = PTHREAD_ONCE_INIT;
 static uint64_t host_components; /* what XSAVE and XRSTOR move */
+struct vec_component vec_components[VEC_NR_COMPONENTS];
 static _Alignas(64) uint8_t host_defaults[XS_EXT];
-
-void exec_vec(struct cpu *cpu, const struct insn *in);
 
 /* --- residency ----------------------------------------------------------------------------------
  */
@@ -183,6 +185,7 @@ static __attribute__((noinline)) void load_slow(struct cpu *cpu, const struct in
 
 	if (t->a.use & VEC_WAITS)
 		vec_x87_pending(cpu);
+	vec_check_ac(cpu, lin, t->a.ac);
 	if (t->a.use & VEC_MASKED) {
 		vec_masked_load(cpu, in, t, lin);
 		return;
@@ -222,6 +225,7 @@ static __attribute__((noinline)) void store_slow(struct cpu *cpu, const struct i
 
 	if (t->a.use & VEC_WAITS)
 		vec_x87_pending(cpu);
+	vec_check_ac(cpu, lin, t->a.ac);
 	if (t->a.use & VEC_MASKED) {
 		vec_masked_store(cpu, in, t, lin);
 		return;
@@ -280,18 +284,25 @@ void exec_vec(struct cpu *cpu, const struct insn *in)
 /* --- life ---------------------------------------------------------------------------------------
  */
 
-static int find_host_components(struct error *err)
+/* Called with C's own state in the registers. */
+static void probe_host(void)
 {
 	uint32_t a, b, c, d, lo, hi;
 
 	__cpuid(1, a, b, c, d);
 	if (!(c & bit_OSXSAVE))
-		return err_set(err, ENOTSUP, "the host CPU or kernel has no XSAVE");
+		return;
 	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
 	host_components = lo & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
 	VEC_AT(uint16_t, host_defaults, XS_FCW) = FCW_DEFAULT;
 	VEC_AT(uint32_t, host_defaults, XS_MXCSR) = MXCSR_DEFAULT;
-	return 0;
+	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++) {
+		struct vec_component *v = &vec_components[i];
+
+		if (!cpu_xsave_component(i, &v->offset, &v->size))
+			v->size = 0;
+	}
+	vec_x87_probe_host();
 }
 
 int vec_create(struct cpu *cpu, struct error *err)
@@ -299,9 +310,10 @@ int vec_create(struct cpu *cpu, struct error *err)
 	struct vec_state *vs;
 	int r;
 
-	r = find_host_components(err);
-	if (!r)
-		r = vec_signal_install(err);
+	pthread_once(&probe_once, probe_host);
+	if (!host_components)
+		return err_set(err, ENOTSUP, "the host CPU or kernel has no XSAVE");
+	r = vec_signal_install(err);
 	if (r)
 		return r;
 	vs = aligned_alloc(64, sizeof(*vs));
@@ -313,7 +325,6 @@ int vec_create(struct cpu *cpu, struct error *err)
 		free(vs);
 		return r;
 	}
-	vec_x87_probe_host();
 	VEC_AT(uint16_t, vs->area, XS_FCW) = FCW_DEFAULT;
 	VEC_AT(uint32_t, vs->area, XS_MXCSR) = MXCSR_DEFAULT;
 	cpu->vec = vs;

@@ -69,6 +69,7 @@ struct vec_attr {
 	uint8_t mem; /* enum vec_mem */
 	uint8_t size;
 	uint8_t align; /* bytes the operand must be aligned to, or 0 */
+	uint8_t ac;    /* the same for #AC */
 	uint8_t elem;  /* VEC_MASKED: bytes of one memory element, */
 	uint8_t bits;  /* and how many mask bits there are */
 	uint16_t use;
@@ -105,6 +106,12 @@ void vec_signal_detach(struct vec_state *vs);
 enum { VEC_CODE_SIZE = 2 * MiB };
 
 /* vec.c */
+/* The host's XSAVE components, which are the guest's: asked once, CPUID is slow in a VM. */
+enum { VEC_NR_COMPONENTS = 10 };
+struct vec_component {
+	uint32_t offset, size; /* size 0: there is none */
+};
+extern struct vec_component vec_components[VEC_NR_COMPONENTS];
 void vec_load_slow(struct cpu *cpu);
 static inline void vec_load(struct cpu *cpu)
 {
@@ -114,6 +121,13 @@ static inline void vec_load(struct cpu *cpu)
 _Noreturn void vec_fault(struct cpu *cpu, int vector);
 void vec_check(struct cpu *cpu, const struct vec_thunk *t);
 void vec_check_align(struct cpu *cpu, const struct vec_thunk *t, gva_t lin);
+/* #AC where alignment checking is on.  access.c sees to it that no TLB entry hits then. */
+static inline void vec_check_ac(struct cpu *cpu, gva_t lin, unsigned align)
+{
+	if (unlikely(cpu->cpl == 3 && cpu->cr0 & CR0_AM && cpu->rflags & RFLAGS_AC &&
+		     lin & (align - 1)))
+		cpu_fault(cpu, X86_EXC_AC, 0);
+}
 /* Run t on the state that is or becomes live; unwinds when the instruction faulted. */
 static inline void vec_run(struct cpu *cpu, const struct vec_thunk *t, void *mem)
 {

@@ -6,14 +6,11 @@
  * bounce buffer.  Gathers and scatters are done here altogether: element by element, clearing each
  * one's mask, so that a fault in the middle leaves a state from which the instruction goes on
  * (SDM 2 "VGATHERDPS"). */
+#include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/insn_rows.h"
 #include "engine/soft/vec_int.h"
 
 enum { ZMM_BYTES = 64, MMX_ALL_VALID = 0xff };
-
-void exec_vec_gather(struct cpu *cpu, const struct insn *in);
-void exec_vec_scatter(struct cpu *cpu, const struct insn *in);
-void exec_maskmov(struct cpu *cpu, const struct insn *in);
 
 /* --- registers in the state area ----------------------------------------------------------------
  * Only while !live.  A register above XMM is spread over components.
@@ -21,10 +18,7 @@ void exec_maskmov(struct cpu *cpu, const struct insn *in);
 
 static uint8_t *component(struct vec_state *vs, unsigned i)
 {
-	uint32_t offset = 0, size;
-
-	cpu_xsave_component(i, &offset, &size);
-	return vs->area + offset;
+	return vs->area + vec_components[i].offset;
 }
 
 static void read_vector(struct vec_state *vs, unsigned n, uint8_t v[ZMM_BYTES])

@@ -150,6 +150,14 @@ static void take_mask(struct vec_attr *a, const struct insn *in, const struct in
 	}
 }
 
+/* What #AC asks for (SDM 3A "Alignment Check Exception"; vectors of any length: 16 bytes). */
+static uint8_t ac_alignment(const struct insn_row *row, unsigned size)
+{
+	if (row->special == SPECIAL_MASKMOV)
+		return 1;
+	return size == 10 ? 8 : size & (size - 1) ? 1 : (uint8_t)MIN(size, 16);
+}
+
 void vec_attr_of(struct vec_attr *a, const struct cpu *cpu, const struct insn *in)
 {
 	const struct insn_row *row = &insn_rows[in->id];
@@ -157,6 +165,7 @@ void vec_attr_of(struct vec_attr *a, const struct cpu *cpu, const struct insn *i
 	*a = (struct vec_attr){.cls = class_of(row->cls), .mem = VEC_MEM_NONE};
 	a->size = in->flags & INSN_MEM ? in->msize : 0;
 	a->align = row->attrs & ROW_ALIGN ? a->size : 0;
+	a->ac = ac_alignment(row, a->size);
 	a->use = implicit_use(in, row);
 	for (unsigned i = 0; i < row->nr_ops; i++)
 		take_operand(a, in, &row->op[i]);

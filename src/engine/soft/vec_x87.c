@@ -19,6 +19,7 @@
  *      ds     DS                DP[19:16] 0             DS -                0 DP[31:16] 0
  *
  * In real and virtual-8086 mode IP and DP are linear. */
+#include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/vec_int.h"
 
 struct x87_env {
@@ -36,12 +37,6 @@ static struct {
 	bool dp_on_exception, op_on_exception;
 	bool no_selectors;
 } host;
-
-void exec_fninit(struct cpu *cpu, const struct insn *in);
-void exec_fnstenv(struct cpu *cpu, const struct insn *in);
-void exec_fnsave(struct cpu *cpu, const struct insn *in);
-void exec_fldenv(struct cpu *cpu, const struct insn *in);
-void exec_frstor(struct cpu *cpu, const struct insn *in);
 
 /* Called with C's own x87 state, which is left as it was: empty stack, default control word. */
 void vec_x87_probe_host(void)
@@ -265,6 +260,7 @@ void exec_fnstenv(struct cpu *cpu, const struct insn *in)
 
 	check_x87(cpu);
 	lin = insn_linear(cpu, in, env_size(in), true);
+	vec_check_ac(cpu, lin, in->opsize == 2 ? 2 : 4);
 	probe_write(cpu, lin, env_size(in));
 	vec_load(cpu);
 	__asm__ volatile("fnstenv (%0)" : : "r"(cpu->vec->bounce) : "memory");
@@ -278,6 +274,7 @@ void exec_fnsave(struct cpu *cpu, const struct insn *in)
 
 	check_x87(cpu);
 	lin = insn_linear(cpu, in, env_size(in) + REGS, true);
+	vec_check_ac(cpu, lin, in->opsize == 2 ? 2 : 4);
 	probe_write(cpu, lin, env_size(in) + REGS);
 	vec_load(cpu);
 	__asm__ volatile("fnsave (%0)" : : "r"(cpu->vec->bounce) : "memory");
@@ -292,6 +289,7 @@ static void load_env(struct cpu *cpu, const struct insn *in, gva_t lin, unsigned
 	struct x87_env *env = (struct x87_env *)cpu->vec->bounce;
 	uint16_t env16[(ENV16 + REGS) / 2];
 
+	vec_check_ac(cpu, lin, in->opsize == 2 ? 2 : 4);
 	if (in->opsize != 2) {
 		ld_bytes(cpu, lin, env, ENV32 + regs);
 		take_env32(cpu, env);

@@ -14,6 +14,7 @@
  *
  * PKRU is a component whose register is cpu->pkru.  Outside 64-bit mode XMM8-15 and the parts of
  * other components that belong to registers 8 and up are neither stored nor changed. */
+#include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/vec_int.h"
 
 #include "base/error.h"
@@ -21,7 +22,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { LEGACY_X87 = 160, LEGACY_SIZE = 512, HEADER_SIZE = 64, LAST_COMPONENT = 9 };
+enum { LEGACY_X87 = 160, LEGACY_SIZE = 512, HEADER_SIZE = 64 };
 #define XCOMP_COMPACTED BIT(63)
 
 /* One XSAVE or XRSTOR. */
@@ -33,18 +34,6 @@ struct xop {
 	bool wide;        /* 64-bit FIP and FDP */
 	bool optimized;   /* components in their initial state are not written */
 };
-
-void exec_fxsave(struct cpu *cpu, const struct insn *in);
-void exec_fxrstor(struct cpu *cpu, const struct insn *in);
-void exec_xsave(struct cpu *cpu, const struct insn *in);
-void exec_xsaveopt(struct cpu *cpu, const struct insn *in);
-void exec_xsavec(struct cpu *cpu, const struct insn *in);
-void exec_xsaves(struct cpu *cpu, const struct insn *in);
-void exec_xrstor(struct cpu *cpu, const struct insn *in);
-void exec_xrstors(struct cpu *cpu, const struct insn *in);
-void exec_xgetbv(struct cpu *cpu, const struct insn *in);
-void exec_xsetbv(struct cpu *cpu, const struct insn *in);
-void exec_ldmxcsr(struct cpu *cpu, const struct insn *in);
 
 /* --- the state area -----------------------------------------------------------------------------
  */
@@ -67,8 +56,10 @@ uint32_t vec_mxcsr_mask(const struct cpu *cpu)
 }
 
 /* Bytes of a component that belong to registers the mode can name. */
-static uint32_t component_bytes(const struct cpu *cpu, unsigned i, uint32_t size)
+static uint32_t component_bytes(const struct cpu *cpu, unsigned i)
 {
+	uint32_t size = vec_components[i].size;
+
 	if (cpu->mode == INSN_MODE_64)
 		return size;
 	switch (BIT(i)) {
@@ -198,31 +189,30 @@ static uint64_t edx_eax(const struct cpu *cpu)
 	return (uint32_t)cpu->gpr[X86_RAX] | cpu->gpr[X86_RDX] << 32;
 }
 
-/* Where component i is in an image of this form; false if it has no place there. */
-static bool component_at(const struct xop *x, unsigned i, uint32_t *offset, uint32_t *size)
+/* Where component i is in an image of this form; 0: nowhere. */
+static uint32_t component_at(const struct xop *x, unsigned i)
 {
-	uint32_t at = XS_EXT, other_offset, other_size;
+	uint32_t at = XS_EXT;
 
-	if (!cpu_xsave_component(i, offset, size))
-		return false;
+	if (!vec_components[i].size)
+		return 0;
 	if (!x->compact)
-		return true;
+		return vec_components[i].offset;
 	if (!(x->compact >> i & 1))
-		return false;
+		return 0;
 	for (unsigned j = 2; j < i; j++)
-		if (x->compact >> j & 1 && cpu_xsave_component(j, &other_offset, &other_size))
-			at += other_size;
-	*offset = at;
-	return true;
+		if (x->compact >> j & 1)
+			at += vec_components[j].size;
+	return at;
 }
 
 static uint32_t image_end(const struct xop *x, uint64_t components)
 {
-	uint32_t end = XS_EXT, offset, size;
+	uint32_t end = XS_EXT;
 
-	for (unsigned i = 2; i <= LAST_COMPONENT; i++)
-		if (components >> i & 1 && component_at(x, i, &offset, &size))
-			end = MAX(end, offset + size);
+	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++)
+		if (components >> i & 1 && component_at(x, i))
+			end = MAX(end, component_at(x, i) + vec_components[i].size);
 	return end;
 }
 
@@ -255,18 +245,14 @@ static void save_legacy(struct cpu *cpu, const struct xop *x, uint64_t component
 
 static void save_component(struct cpu *cpu, const struct xop *x, unsigned i)
 {
-	uint32_t offset, size, home, bytes;
+	uint32_t offset = component_at(x, i), bytes = component_bytes(cpu, i);
 
-	if (!component_at(x, i, &offset, &size))
+	if (!offset || !bytes)
 		return;
-	if (BIT(i) == XCR0_PKRU) {
+	if (BIT(i) == XCR0_PKRU)
 		st64(cpu, x->lin + offset, cpu->pkru);
-		return;
-	}
-	cpu_xsave_component(i, &home, &size);
-	bytes = component_bytes(cpu, i, size);
-	if (bytes)
-		st_bytes(cpu, x->lin + offset, cpu->vec->area + home, bytes);
+	else
+		st_bytes(cpu, x->lin + offset, cpu->vec->area + vec_components[i].offset, bytes);
 }
 
 static void save(struct cpu *cpu, struct xop *x)
@@ -282,7 +268,7 @@ static void save(struct cpu *cpu, struct xop *x)
 	if (!x->compact)
 		old = ld64(cpu, x->lin + XS_BV);
 	save_legacy(cpu, x, components);
-	for (unsigned i = 2; i <= LAST_COMPONENT; i++)
+	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++)
 		if (components >> i & 1)
 			save_component(cpu, x, i);
 	st64(cpu, x->lin + XS_BV, (old & ~x->rfbm) | (x->rfbm & x->in_use));
@@ -370,16 +356,13 @@ static uint32_t restored_mxcsr(struct cpu *cpu, const struct xop *x, uint64_t bv
 static void restore_read(struct cpu *cpu, const struct xop *x, uint64_t load)
 {
 	uint8_t *image = cpu->vec->bounce;
-	uint32_t offset, size, home, bytes;
 
 	ld_bytes(cpu, x->lin, image, LEGACY_SIZE);
-	for (unsigned i = 2; i <= LAST_COMPONENT; i++) {
-		if (!(load >> i & 1) || !component_at(x, i, &offset, &size))
-			continue;
-		cpu_xsave_component(i, &home, &size);
-		bytes = component_bytes(cpu, i, size);
-		if (bytes)
-			ld_bytes(cpu, x->lin + offset, image + home, bytes);
+	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++) {
+		uint32_t offset = component_at(x, i), bytes = component_bytes(cpu, i);
+
+		if (load >> i & 1 && offset && bytes)
+			ld_bytes(cpu, x->lin + offset, image + vec_components[i].offset, bytes);
 	}
 }
 
@@ -403,41 +386,33 @@ static void restore_legacy(struct cpu *cpu, const struct xop *x, uint64_t load)
 
 static void restore_component(struct cpu *cpu, unsigned i, bool load)
 {
-	uint8_t *image = cpu->vec->bounce, *area = cpu->vec->area;
-	uint32_t home, size, bytes;
+	uint32_t home = vec_components[i].offset, bytes = component_bytes(cpu, i);
 
-	if (!cpu_xsave_component(i, &home, &size))
-		return;
-	if (BIT(i) == XCR0_PKRU) {
-		cpu->pkru = load ? VEC_AT(uint32_t, image, home) : 0;
-		return;
-	}
-	bytes = component_bytes(cpu, i, size);
-	if (load)
-		vec_copy(area + home, image + home, bytes);
+	if (BIT(i) == XCR0_PKRU)
+		cpu_set_pkru(cpu, load ? VEC_AT(uint32_t, cpu->vec->bounce, home) : 0);
+	else if (load)
+		vec_copy(cpu->vec->area + home, cpu->vec->bounce + home, bytes);
 	else
-		vec_zero(area + home, bytes);
+		vec_zero(cpu->vec->area + home, bytes);
 }
 
 static void restore(struct cpu *cpu, struct xop *x, uint64_t bv)
 {
 	uint64_t load = x->rfbm & bv, partly = 0;
-	uint32_t mxcsr, pkru = cpu->pkru;
+	uint32_t mxcsr;
 
 	restore_read(cpu, x, load);
 	vec_release(cpu);
 	mxcsr = restored_mxcsr(cpu, x, bv);
 	restore_legacy(cpu, x, load);
 	VEC_AT(uint32_t, cpu->vec->area, XS_MXCSR) = mxcsr;
-	for (unsigned i = 2; i <= LAST_COMPONENT; i++)
+	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++)
 		if (x->rfbm >> i & 1)
 			restore_component(cpu, i, load >> i & 1);
 	if (cpu->mode != INSN_MODE_64) /* registers 8 and up may still hold something */
 		partly = XCR0_SSE | XCR0_AVX | XCR0_AVX512;
 	VEC_AT(uint64_t, cpu->vec->area, XS_BV) &= ~(x->rfbm & ~load & ~partly);
 	set_in_use(cpu, load & ~XCR0_PKRU);
-	if (cpu->pkru != pkru)
-		cpu_mode_update(cpu);
 	done(cpu);
 }
 
@@ -540,11 +515,9 @@ void vec_get(struct cpu *cpu, struct x86_state *s)
 
 static void clear_unused(uint8_t *area, uint64_t bv)
 {
-	uint32_t offset, size;
-
-	for (unsigned i = 2; i <= LAST_COMPONENT; i++)
-		if (!(bv >> i & 1) && cpu_xsave_component(i, &offset, &size))
-			memset(area + offset, 0, size);
+	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++)
+		if (!(bv >> i & 1))
+			memset(area + vec_components[i].offset, 0, vec_components[i].size);
 }
 
 int vec_set(struct cpu *cpu, const struct x86_state *s, struct error *err)
