@@ -187,11 +187,6 @@ RANDOM(16)
 RANDOM(32)
 RANDOM(64)
 
-void exec_rdpid(struct cpu *cpu, const struct insn *in)
-{
-	reg_set_64(cpu, in->rm, (uint32_t)cpu->tsc_aux);
-}
-
 /* --- caches and order --------------------------------------------------------------------------
  * Guest RAM is coherent: flushing means only the access check of a byte load. */
 
