@@ -46,7 +46,7 @@
 #define PORT_PS2_COMMAND	0x0064
 #define PORT_RTC		0x0070
 #define PORT_POST		0x0080
-#define PORT_PORT92		0x0092	/* A20 and fast reset */
+#define PORT_PORT92		0x0092	/* A20 and fast reset: ps2/ */
 #define PORT_PIC1		0x00A0
 #define PORT_COM4		0x02E8
 #define PORT_COM2		0x02F8

@@ -168,26 +168,6 @@ static void pc_reset_request(void *opaque)
 	m->cfg.ops->reset(m->cfg.opaque);
 }
 
-/* Port 92h: bit 0 resets, bit 1 opens A20, which is always open here. */
-enum { P92_RESET = 1, P92_A20 = 2 };
-
-static uint64_t pc_port92_read(void *opaque, uint64_t off, unsigned size)
-{
-	return P92_A20;
-}
-
-static void pc_port92_write(void *opaque, uint64_t off, uint64_t value, unsigned size)
-{
-	if (value & P92_RESET)
-		pc_reset_request(opaque);
-}
-
-static const struct io_ops pc_port92_ops = {
-	.read = pc_port92_read,
-	.write = pc_port92_write,
-	.max_size = 1,
-};
-
 /* ---- memory ---- */
 
 /* The VGA window is no RAM, and what would lie above 2 GiB continues at 4 GiB. */
@@ -344,9 +324,6 @@ static int pc_build(struct machine *m, struct error *err)
 		r = pc_create_acpi(m, err);
 	if (r == 0)
 		r = pc_create_pv(m, err);
-	if (r == 0)
-		r = bus_add_pio(m->bus, PORT_PORT92, 1, &pc_port92_ops, m, "port92", &m->port92,
-				err);
 	return r;
 }
 
@@ -382,8 +359,6 @@ void machine_destroy(struct machine *m)
 		return;
 	if (m->clock)
 		vclock_pause(m->clock);
-	if (m->port92)
-		bus_remove(m->bus, m->port92);
 	kvm_pv_destroy(m->pv);
 	acpi_pm_destroy(m->pm);
 	pci_host_destroy(m->pci);
@@ -435,13 +410,14 @@ void machine_set_tsc_khz(struct machine *m, uint64_t khz)
 
 /* ---- what a firmware would do ---- */
 
-/* BARs and interrupt routes; the 8259 inputs that PCI uses are level-triggered. */
+/* BARs and interrupt routes; the 8259 pair masked, so that a system that uses the I/O APIC only
+ * need not know it. */
 static int pc_firmware(struct machine *m, struct error *err)
 {
 	struct pci_window mmio32 = {MEMMAP_PCI32, MEMMAP_PCI32_END - MEMMAP_PCI32};
 	struct pci_window io = {0xC000, 0x4000};
 
-	pic_set_elcr(m->pic, BIT(IRQ_SCI) | BIT(10) | BIT(11));
+	pic_firmware(m->pic, BIT(IRQ_SCI) | BIT(10) | BIT(11));
 	return pci_assign_resources(m->pci, mmio32, m->pci64, io, err);
 }
 

@@ -44,7 +44,6 @@ struct machine {
 	struct hpet *hpet;
 	struct acpi_pm *pm;
 	struct kvm_pv *pv;
-	struct io_region *port92;
 
 	/* IRQ 0 and 8 belong to PIT and RTC, or to the HPET while hpet_legacy. */
 	struct irq_line pit_irq, rtc_irq;
