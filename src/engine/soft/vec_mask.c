@@ -163,11 +163,13 @@ static void store_masked_bytes(struct cpu *cpu, gva_t lin, const uint8_t *data, 
 			st8(cpu, lin + i, data[i]);
 }
 
-/* Any MMX instruction makes TOP 0 and all registers valid: PSHUFW mm0, mm0, E4h changes no data. */
+/* Any MMX instruction makes TOP 0 and all registers valid; reading one does only that. */
 static void enter_mmx(struct cpu *cpu)
 {
+	uint32_t unused;
+
 	vec_load(cpu);
-	__asm__ volatile(".byte 0x0f, 0x70, 0xc0, 0xe4");
+	__asm__ volatile("movd %%mm0, %0" : "=r"(unused));
 }
 
 void exec_maskmov(struct cpu *cpu, const struct insn *in)
