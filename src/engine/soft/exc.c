@@ -10,6 +10,7 @@
 #include "engine/soft/debug.h"
 #include "engine/soft/far.h"
 #include "engine/soft/tlb.h"
+#include "engine/soft/vec.h"
 
 struct event {
 	uint8_t vector;
@@ -402,8 +403,8 @@ static void deliver_gate(struct cpu *cpu, const struct event *ev, const struct g
 	struct far_stack st;
 	struct frame f;
 	struct cpu_seg cs;
+	bool inner, was_v86 = cpu->v86;
 	unsigned cpl;
-	bool inner;
 
 	cpl = gate_fetch_cs(cpu, ev, g, &cs_desc);
 	inner = gate_stack(cpu, ev, g, cpl, &st, &ss_desc);
@@ -416,7 +417,7 @@ static void deliver_gate(struct cpu *cpu, const struct event *ev, const struct g
 	if (ss_desc.raw)
 		desc_set_accessed(cpu, &ss_desc);
 
-	if (cpu->v86)
+	if (was_v86)
 		drop_v86_segments(cpu);
 	cpu->rflags &= ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
 	if (g->type == DESC_INT || g->type == DESC_INT16)
@@ -426,6 +427,8 @@ static void deliver_gate(struct cpu *cpu, const struct event *ev, const struct g
 		cpu->seg[X86_SS] = st.ss;
 	cpu->rip = g->off;
 	cpu_mode_update(cpu);
+	if (was_v86)
+		vec_update(cpu);
 	for (unsigned i = 0; i < f.n; i++)
 		stack_put(cpu, &st, f.v[i]);
 	stack_commit(cpu, &st);

@@ -9,6 +9,7 @@
 #include "engine/soft/access.h"
 #include "engine/soft/flags_sys.h"
 #include "engine/soft/insn_exec.gen.h"
+#include "engine/soft/vec.h"
 
 /* Where a transfer goes once all checks have passed. */
 struct landing {
@@ -530,6 +531,7 @@ static void iret_to_v86(struct cpu *cpu, const struct far_stack *st)
 	flags_write(cpu, flags, FLAGS_ALL);
 	cpu->gpr[X86_RSP] = (uint32_t)sp;
 	cpu_mode_update(cpu);
+	vec_update(cpu);
 }
 
 /* SDM 2 IRET: what the image may change depends on the CPL that executes IRET. */

@@ -9,6 +9,7 @@
 #include "engine/soft/debug.h"
 #include "engine/soft/far.h"
 #include "engine/soft/flags_sys.h"
+#include "engine/soft/vec.h"
 
 /* Where things are in a TSS of either width. */
 struct tss_layout {
@@ -258,6 +259,7 @@ static void enter(struct cpu *cpu, const struct task_image *t, enum task_reason 
 	cpu->in = NULL; /* faults restart at the new EIP, not at the old task's instruction */
 	load_registers(cpu, t, nests(why));
 	cpu_mode_update(cpu);
+	vec_update(cpu); /* CR0.TS, RFLAGS.VM */
 	debug_update(cpu);
 	if (t->layout->cr3 && (cpu->cr0 & CR0_PG))
 		cpu_write_cr3(cpu, t->cr3);
