@@ -78,6 +78,12 @@ static void transmit(struct virtio_net *n, struct vq *q, const struct vq_chain *
 /* What placing a frame came to. */
 enum placed { PLACED, NO_ROOM, TOO_BIG };
 
+/* A rearmed queue tells us of the next buffer, so NO_ROOM is final until then. */
+static bool pop_or_rearm(struct virtio_net *n, struct vq *q, struct vq_chain *c)
+{
+	return virtio_pop(&n->v, q, c) || (virtio_more(&n->v, q) && virtio_pop(&n->v, q, c));
+}
+
 static int place_part(struct vq *q, const struct vq_chain *c, uint64_t at, const void *header,
 		      unsigned header_len, const uint8_t *frame, uint64_t len)
 {
@@ -94,7 +100,7 @@ static enum placed place_single(struct virtio_net *n, struct vq *q, const uint8_
 	unsigned size = header_size(&n->v);
 	struct vq_chain c;
 
-	if (!virtio_pop(&n->v, q, &c))
+	if (!pop_or_rearm(n, q, &c))
 		return NO_ROOM;
 	if (c.in_len < size + len) {
 		vq_unpop(q, 1);
@@ -117,7 +123,7 @@ static unsigned count_chains(struct virtio_net *n, struct vq *q, uint64_t total,
 	struct vq_chain c;
 
 	*result = PLACED;
-	while (room < total && nr < MERGE_MAX && virtio_pop(&n->v, q, &c)) {
+	while (room < total && nr < MERGE_MAX && pop_or_rearm(n, q, &c)) {
 		room += c.in_len;
 		nr++;
 		if (nr == 1 && c.in_len < HEADER_MAX)
@@ -168,11 +174,9 @@ static bool receive_locked(struct virtio_net *n, const uint8_t *frame, size_t le
 
 	if (!virtio_running(&n->v, QUEUE_RX) || !link_up(n) || len > FRAME_MAX)
 		return true;
-	do {
-		virtio_begin(&n->v, q);
-		placed = virtio_has(&n->v, F_MRG_RXBUF) ? place_merged(n, q, frame, len)
-							: place_single(n, q, frame, len);
-	} while (placed == NO_ROOM && virtio_more(&n->v, q));
+	virtio_begin(&n->v, q);
+	placed = virtio_has(&n->v, F_MRG_RXBUF) ? place_merged(n, q, frame, len)
+						: place_single(n, q, frame, len);
 	if (placed != NO_ROOM || !virtio_running(&n->v, QUEUE_RX))
 		return true;
 	n->rx_refused = true;
