@@ -24,7 +24,8 @@
 static pthread_once_t probe_once = PTHREAD_ONCE_INIT;
 static uint64_t host_components; /* what XSAVE and XRSTOR move */
 struct vec_component vec_components[VEC_NR_COMPONENTS];
-static _Alignas(64) uint8_t host_defaults[XS_EXT];
+/* Of full size: XRSTOR may touch all of the area even when it loads none of it. */
+static _Alignas(64) uint8_t host_defaults[X86_XSAVE_MAX];
 
 /* --- residency ----------------------------------------------------------------------------------
  */
