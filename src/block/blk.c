@@ -136,8 +136,8 @@ static void settle_info(struct blk *b)
 int blk_open(struct blk **out, const char *path, const char *format, unsigned flags,
 	     struct error *err)
 {
-	const struct blk_format *fmt;
-	struct blk *b;
+	const struct blk_format *fmt = NULL;
+	struct blk *b = NULL;
 	int r;
 
 	r = choose_format(path, format, flags, &fmt, err);
@@ -161,7 +161,7 @@ int blk_open(struct blk **out, const char *path, const char *format, unsigned fl
 int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 	     const struct blk_info *info, unsigned flags, struct error *err)
 {
-	struct blk *b;
+	struct blk *b = NULL;
 	int r;
 
 	r = blk_alloc(&b, fmt, flags, err);

@@ -21,7 +21,7 @@ struct net_ops {
 	void (*rx_ready)(struct net *n); /* the NIC has room again after refusing; any thread */
 	/* The NIC goes away: when it returns no callback is running, and none comes until one is
 	 * set again and that NIC sends.  Not from a callback, nor with a lock held that receive
-	 * takes; the same goes for destroy. */
+	 * takes; the same goes for destroy.  NULL: this peer has no thread that calls back. */
 	void (*detach)(struct net *n);
 	void (*destroy)(struct net *n);
 };
@@ -46,7 +46,8 @@ static inline void net_rx_ready(struct net *n)
 
 static inline void net_detach(struct net *n)
 {
-	n->ops->detach(n);
+	if (n->ops->detach)
+		n->ops->detach(n);
 }
 
 static inline void net_destroy(struct net *n)

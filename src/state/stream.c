@@ -165,7 +165,7 @@ static int take_named(struct state_reader *r, uint8_t kind, const char *name, ui
 static int reader_field(struct state *s, const char *name, void *data, size_t len, bool is_number)
 {
 	struct state_reader *r = container_of(s, struct state_reader, state);
-	uint32_t got;
+	uint32_t got = 0;
 	int ret;
 
 	ret = take_named(r, is_number ? REC_NUMBER : REC_BYTES, name, &got);
@@ -197,7 +197,7 @@ static void path_pop(struct state_reader *r)
 static int reader_enter(struct state *s, const char *name, unsigned version)
 {
 	struct state_reader *r = container_of(s, struct state_reader, state);
-	uint32_t found;
+	uint32_t found = 0;
 	int ret;
 
 	assert(r->depth < STATE_MAX_DEPTH);

@@ -282,6 +282,7 @@ void virtio_net_destroy(struct virtio_net *n)
 {
 	if (!n)
 		return;
+	net_detach(n->net); /* no frame comes from here on */
 	virtio_pci_fini(&n->pci);
 	virtio_fini(&n->v);
 	free(n);

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -377,6 +378,7 @@ static void check_restored_after(int sig)
 	CHECK_EQ(0, pipe(go));
 	pid = fork();
 	if (!pid) {
+		setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
 		open_chr("stdio");
 		tcgetattr(0, &t);
 		CHECK_EQ(0, t.c_lflag & ICANON);
