@@ -338,10 +338,18 @@ static const struct io_ops pic_ops[2] = {
 };
 static const struct io_ops elcr_ops = {.read = elcr_read, .write = elcr_write, .max_size = 1};
 
-void pic_set_elcr(struct pic *p, uint16_t level_irqs)
+void pic_firmware(struct pic *p, uint16_t level_irqs)
 {
-	elcr_write(p, 0, level_irqs & 0xFF, 1);
-	elcr_write(p, 1, level_irqs >> 8, 1);
+	static const uint8_t base[2] = {0x08, 0x70}; /* as on every PC since the AT */
+
+	for (unsigned i = 0; i < 2; i++) {
+		pic_write(p, i, 0, 0x11);
+		pic_write(p, i, 1, base[i]);
+		pic_write(p, i, 1, i == 0 ? 1 << CASCADE_IRQ : CASCADE_IRQ);
+		pic_write(p, i, 1, 1);
+		pic_write(p, i, 1, 0xFF);
+		elcr_write(p, i, level_irqs >> i * 8 & 0xFF, 1);
+	}
 }
 
 /* ---- life ---- */

@@ -21,5 +21,5 @@ void pic_state(struct state *s, struct pic *p);
 void pic_set(struct pic *p, unsigned irq, bool level); /* 0..15; 2 is the cascade and ignored */
 int pic_ack(struct pic *p); /* the two INTA cycles: a vector, perhaps a spurious one */
 
-/* As a firmware leaves it: which inputs are level-triggered (PCI) rather than edge. */
-void pic_set_elcr(struct pic *p, uint16_t level_irqs);
+/* As a firmware leaves it: initialised, every input masked, PCI's inputs level-triggered. */
+void pic_firmware(struct pic *p, uint16_t level_irqs);
