@@ -170,10 +170,12 @@ static void pit_arm(struct pit *p, uint64_t now_ns)
 		vtimer_cancel(&p->timer);
 }
 
-/* Channel 0 has been reprogrammed. */
+/* Channel 0 has been reprogrammed.  An output that is high now is raised at its first edge only: a
+ * mode that starts high is no tick. */
 static void pit_restart(struct pit *p, uint64_t now_ns)
 {
-	irq_set(&p->irq, pit_out(&p->ch[0], now_ns));
+	if (!pit_out(&p->ch[0], now_ns))
+		irq_set(&p->irq, false);
 	pit_arm(p, now_ns);
 }
 

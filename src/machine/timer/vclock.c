@@ -14,7 +14,8 @@
 struct vclock {
 	struct evloop *loop; /* NULL: a manual clock */
 
-	/* Board time = monotonic - base, or held_ns while paused.  Written with the lock held;
+	/* Board time = monotonic - base, or held_ns while paused.  base is negative (a wrapped
+	 * number) for a board older than its host.  Written with the lock held;
 	 * read without, as every counter read of the guest comes here.  A reader that races with
 	 * a pause gets a value from one side of it or the other. */
 	_Atomic uint64_t base_ns, held_ns;
@@ -59,8 +60,9 @@ void vclock_destroy(struct vclock *c)
 uint64_t vclock_from_mono_ns(const struct vclock *c, uint64_t mono_ns)
 {
 	uint64_t base = atomic_load_explicit(&c->base_ns, memory_order_relaxed);
+	int64_t since = (int64_t)(mono_ns - base);
 
-	return mono_ns > base ? mono_ns - base : 0;
+	return mono_ns == UINT64_MAX ? INT64_MAX : MAX(since, 0);
 }
 
 uint64_t vclock_now_ns(const struct vclock *c)
@@ -85,11 +87,12 @@ void vclock_set_real_ns(struct vclock *c, uint64_t real_ns)
 static void vtimer_start(struct vtimer *t)
 {
 	struct vclock *c = t->clock;
-	uint64_t mono = t->deadline_ns + atomic_load(&c->base_ns);
+	/* A century is for ever, and leaves room for any base. */
+	uint64_t deadline = MIN(t->deadline_ns, 100ull * 365 * 86400 * NSEC_PER_SEC);
+	int64_t mono = (int64_t)(deadline + atomic_load(&c->base_ns));
 
-	if (!c->loop || atomic_load(&c->paused))
-		return;
-	ev_timer_arm(&t->ev, mono < t->deadline_ns ? UINT64_MAX : mono);
+	if (c->loop && !atomic_load(&c->paused))
+		ev_timer_arm(&t->ev, MAX(mono, 0));
 }
 
 void vclock_pause(struct vclock *c)
