@@ -251,6 +251,7 @@ static inline void sg_state_init(struct x86_state *s)
 	const struct x86_segment data = {0, ~0u, 0xc093, SG_DS};
 
 	x86_state_reset(s);
+	s->gpr[X86_RDX] = 0; /* the family, after RESET */
 	for (unsigned i = 0; i < X86_NR_SEG; i++)
 		s->seg[i] = data;
 	s->seg[X86_CS] = (struct x86_segment){0, ~0u, 0xa09b, SG_CS};

@@ -700,7 +700,9 @@ TEST(a_waiting_processor_stays_halted_until_its_state_is_set)
 	struct soft_guest *g = soft_guest_create(1);
 
 	g->state.mp_state = X86_MP_WAIT_SIPI;
-	CHECK_EQ(ENGINE_EXIT_HALTED, soft_guest_run_code(g, code, sizeof(code)));
+	sg_put(g, SG_CODE, code, sizeof(code));
+	sg_load(g);
+	CHECK_EQ(ENGINE_EXIT_HALTED, sg_run(g));
 	CHECK_EQ(0, g->state.gpr[X86_RAX]);
 	CHECK_EQ(X86_MP_WAIT_SIPI, g->state.mp_state);
 	g->state.mp_state = X86_MP_RUNNABLE;
