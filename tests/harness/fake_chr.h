@@ -69,6 +69,16 @@ static inline size_t fake_chr_len(void)
 	return n;
 }
 
+static inline unsigned fake_chr_accepts(void)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&fake_chr.lock);
+	n = fake_chr.accepts;
+	pthread_mutex_unlock(&fake_chr.lock);
+	return n;
+}
+
 static inline bool fake_chr_wait(size_t len)
 {
 	for (int i = 0; i < 2500 && fake_chr_len() < len; i++)

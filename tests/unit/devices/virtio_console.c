@@ -172,9 +172,9 @@ TEST(a_full_input_buffer_says_so_and_asks_again_later)
 	drv_kick(&b.rx);
 	CHECK(drv_used(&b.rx, &head, &len));
 	CHECK_EQ(1024, len);
-	for (int i = 0; i < 2500 && !fake_chr.accepts; i++)
+	for (int i = 0; i < 2500 && !fake_chr_accepts(); i++)
 		usleep(200);
-	CHECK(fake_chr.accepts);
+	CHECK(fake_chr_accepts());
 	CHECK_EQ(1, fake_chr_type("y"));
 	box_fini(&b);
 }
