@@ -134,9 +134,10 @@ void vec_check_align(struct cpu *cpu, const struct vec_thunk *t, gva_t lin)
 		misaligned(cpu, t);
 }
 
+/* As misaligned as the operand: where processors differ the host itself checks (SHA). */
 static void *load_to_bounce(struct cpu *cpu, gva_t lin, unsigned size)
 {
-	uint8_t *b = cpu->vec->bounce;
+	uint8_t *b = cpu->vec->bounce + (lin & 15);
 
 	switch (size) {
 	case 1:

@@ -228,24 +228,31 @@ static gva_t vsib_linear(struct cpu *cpu, const struct insn *in, const struct vs
 	return seg_linear(cpu, in->seg, ea, v->elem, write);
 }
 
-/* A VEX gather's mask is a vector register: elements still to do are all ones, others zero. */
-static void write_vector_mask(struct vec_state *vs, const struct insn *in, unsigned elem,
-			      uint64_t mask)
+/* Element i is done: clear its mask.  A VEX gather's mask is a vector register, of which elements
+ * still to do keep what they hold. */
+static void clear_mask(struct vec_state *vs, const struct insn *in, const struct vsib *v,
+		       unsigned i)
 {
-	uint8_t m[ZMM_BYTES] = {0};
+	uint8_t m[ZMM_BYTES];
 
-	for (unsigned i = 0; i < in->vlen / elem; i++)
-		for (unsigned j = 0; j < elem; j++)
-			m[i * elem + j] = mask >> i & 1 ? 0xff : 0;
+	if (in->flags & INSN_EVEX) {
+		write_opmask(vs, in->k, read_opmask(vs, in->k) & ~BIT(i));
+		return;
+	}
+	read_vector(vs, in->vv, m);
+	vec_zero(m + i * v->elem, v->elem);
 	write_vector(vs, in->vv, m);
 }
 
-static void write_mask(struct vec_state *vs, const struct insn *in, unsigned elem, uint64_t mask)
+/* All are done: nothing is left of the mask, elements beyond the last included. */
+static void finish_mask(struct vec_state *vs, const struct insn *in)
 {
+	static const uint8_t zero[ZMM_BYTES];
+
 	if (in->flags & INSN_EVEX)
-		write_opmask(vs, in->k, mask);
+		write_opmask(vs, in->k, 0);
 	else
-		write_vector_mask(vs, in, elem, mask);
+		write_vector(vs, in->vv, zero);
 }
 
 static uint64_t read_mask(struct vec_state *vs, const struct insn *in, const struct vsib *v)
@@ -263,17 +270,16 @@ static void gather(struct cpu *cpu, const struct insn *in, const struct vsib *v)
 
 	read_vector(vs, in->vreg, dest);
 	for (unsigned i = 0; i < v->n; i++) {
-		if (!(mask >> i & 1))
-			continue;
-		ld_bytes(cpu, vsib_linear(cpu, in, v, i, false), elem, v->elem);
-		vec_copy(dest + i * v->elem, elem, v->elem);
-		mask &= ~BIT(i);
-		write_vector(vs, in->vreg, dest);
-		write_mask(vs, in, v->elem, mask);
+		if (mask >> i & 1) {
+			ld_bytes(cpu, vsib_linear(cpu, in, v, i, false), elem, v->elem);
+			vec_copy(dest + i * v->elem, elem, v->elem);
+			write_vector(vs, in->vreg, dest);
+		}
+		clear_mask(vs, in, v, i);
 	}
 	vec_zero(dest + v->n * v->elem, ZMM_BYTES - v->n * v->elem);
 	write_vector(vs, in->vreg, dest);
-	write_mask(vs, in, v->elem, 0);
+	finish_mask(vs, in);
 }
 
 static void scatter(struct cpu *cpu, const struct insn *in, const struct vsib *v)
@@ -284,13 +290,11 @@ static void scatter(struct cpu *cpu, const struct insn *in, const struct vsib *v
 
 	read_vector(vs, in->vreg, src);
 	for (unsigned i = 0; i < v->n; i++) {
-		if (!(mask >> i & 1))
-			continue;
-		st_bytes(cpu, vsib_linear(cpu, in, v, i, true), src + i * v->elem, v->elem);
-		mask &= ~BIT(i);
-		write_mask(vs, in, v->elem, mask);
+		if (mask >> i & 1)
+			st_bytes(cpu, vsib_linear(cpu, in, v, i, true), src + i * v->elem, v->elem);
+		clear_mask(vs, in, v, i);
 	}
-	write_mask(vs, in, v->elem, 0);
+	finish_mask(vs, in);
 }
 
 static void begin_vsib(struct cpu *cpu, const struct insn *in, struct vsib *v)

@@ -3,7 +3,7 @@
  * Both sides see the same linear addresses: code at CODE_AT, two data pages at DATA_AT, nothing
  * mapped after them.  Both end at a UD2 after the code.  Natively, state goes in and out through
  * signal frames: a UD2 traps, the handler puts the wanted state into the frame; the next trap,
- * whatever it is, is the outcome. */
+ * whatever it is, is the outcome.  Handlers run on a stack of their own. */
 #pragma once
 
 #include "base/error.h"
@@ -23,7 +23,6 @@ enum {
 	DATA_SIZE = 2 * PAGE_SIZE, /* the page after it is not there */
 	CODE_GPA = 0x100000,
 	DATA_GPA = 0x110000,
-	STACK_GPA = 0x120000,
 	RAM_SIZE = 4 * MiB,
 	PML4_GPA = 0x1000,
 	FP_LEGACY = 512,
@@ -146,7 +145,6 @@ static inline void guest_load(struct guest *g, const struct setup *in)
 	CHECK_EQ(0, mem_write(g->mem, DATA_GPA, in->data, DATA_SIZE));
 	memcpy(s->gpr, in->gpr, sizeof(s->gpr));
 	memcpy(s->xsave, in->xsave, sizeof(s->xsave));
-	s->gpr[X86_RSP] = STACK_GPA;
 	s->rflags = (s->rflags & ~RFLAGS_ARITH) | in->flags | RFLAGS_FIXED;
 	CHECK_EQ(0, engine_soft.cpu_set(g->cpu, s, &err));
 }
@@ -188,7 +186,6 @@ static inline void guest_outcome(struct guest *g, const struct engine_exit_info 
 	o->rip = s.rip;
 	o->cr2 = info->vector == X86_EXC_PF ? info->cr2 : 0;
 	memcpy(o->gpr, s.gpr, sizeof(o->gpr));
-	o->gpr[X86_RSP] = 0;
 	o->flags = s.rflags & RFLAGS_ARITH;
 	CHECK_EQ(0, mem_read(g->mem, DATA_GPA, o->data, DATA_SIZE));
 	memcpy(o->xsave, s.xsave, sizeof(o->xsave));
@@ -219,7 +216,7 @@ static struct {
 
 static const uint8_t native_gregs[X86_NR_GPR] = {
 	REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-	REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+	REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
 /* Bytes 464-511 of the frame's area are the kernel's, with the size of it all at 464 + 16. */
@@ -241,8 +238,7 @@ static inline void native_begin(ucontext_t *uc)
 	bv &= mask;
 	memcpy(fp + 512, &bv, 8);
 	for (int i = 0; i < X86_NR_GPR; i++)
-		if (i != X86_RSP)
-			r[native_gregs[i]] = (greg_t)native.in->gpr[i];
+		r[native_gregs[i]] = (greg_t)native.in->gpr[i];
 	r[REG_EFL] = (greg_t)(((uint64_t)r[REG_EFL] & ~RFLAGS_ARITH) | native.in->flags);
 	r[REG_RIP] = CODE_AT;
 	native.phase = 1;
@@ -259,7 +255,6 @@ static inline void native_end(ucontext_t *uc)
 	o->cr2 = o->vector == X86_EXC_PF ? (uint64_t)r[REG_CR2] : 0;
 	for (int i = 0; i < X86_NR_GPR; i++)
 		o->gpr[i] = (uint64_t)r[native_gregs[i]];
-	o->gpr[X86_RSP] = 0;
 	o->flags = (uint64_t)r[REG_EFL] & RFLAGS_ARITH;
 	memset(o->xsave, 0, sizeof(o->xsave));
 	memcpy(o->xsave, fp, native.fp_size);
@@ -298,7 +293,10 @@ static inline void native_map(void)
 static inline void native_run(const struct setup *in, struct outcome *o)
 {
 	static const int signals[] = {SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP};
-	struct sigaction sa = {.sa_sigaction = native_signal, .sa_flags = SA_SIGINFO}, old[5];
+	static uint8_t stack[64 * KiB]; /* the code under test may change RSP */
+	const stack_t alt = {.ss_sp = stack, .ss_size = sizeof(stack)};
+	struct sigaction sa = {.sa_sigaction = native_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	struct sigaction old[ARRAY_SIZE(signals)];
 
 	if (!native.code)
 		native_map();
@@ -307,6 +305,7 @@ static inline void native_run(const struct setup *in, struct outcome *o)
 	memcpy(native.data, in->data, DATA_SIZE);
 	native.in = in;
 	native.out = o;
+	sigaltstack(&alt, NULL);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
 		sigaction(signals[i], &sa, &old[i]);
 	__asm__ volatile("ud2" : : : "memory");
