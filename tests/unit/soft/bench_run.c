@@ -1,0 +1,178 @@
+/* How many guest instructions a second: compiled C runs as guest code, in a flat long-mode guest.
+ *
+ * The guest is this program's own section "guest", copied into guest memory: same ISA, and it calls
+ * nothing outside.  Not a test; `meson test --benchmark soft-run` or run it by hand:
+ *
+ *	BENCH_ONLY=sort bench-soft-run minsn_per_second */
+#include "fake_engine_ops.h"
+
+#include <time.h>
+
+#define GUEST __attribute__((section("guest"), noinline, used))
+#define HEAP  ((uint64_t *)0x100000) /* guest memory the workloads may use: 1 MiB */
+
+extern const uint8_t __start_guest[], __stop_guest[];
+
+static inline uint64_t next_random(uint64_t *s)
+{
+	*s ^= *s << 13;
+	*s ^= *s >> 7;
+	*s ^= *s << 17;
+	return *s;
+}
+
+/* Register arithmetic with branches. */
+GUEST static uint64_t guest_alu(uint64_t n)
+{
+	uint64_t a = 1, b = 2, c = 0;
+
+	for (uint64_t i = 0; i < n; i++) {
+		a = a * 3 + i;
+		if (a & 4)
+			b ^= a >> 3;
+		else
+			c += b;
+	}
+	return a + b + c;
+}
+
+GUEST static uint64_t guest_fib(uint64_t n)
+{
+	return n < 2 ? n : guest_fib(n - 1) + guest_fib(n - 2);
+}
+
+/* Loads, stores, compares, unpredictable branches. */
+GUEST static uint64_t guest_sort(uint64_t n)
+{
+	uint64_t *a = HEAP, seed = 88172645463325252ull;
+
+	for (uint64_t i = 0; i < n; i++)
+		a[i] = next_random(&seed) % 1000000;
+	for (uint64_t gap = n / 2; gap; gap /= 2)
+		for (uint64_t i = gap; i < n; i++) {
+			uint64_t v = a[i], j = i;
+
+			for (; j >= gap && a[j - gap] > v; j -= gap)
+				a[j] = a[j - gap];
+			a[j] = v;
+		}
+	return a[n / 2];
+}
+
+struct node {
+	struct node *next;
+	uint64_t key, value;
+};
+
+/* Hash table of linked nodes: dependent loads, calls, byte work. */
+GUEST static uint64_t guest_hash_bytes(const uint8_t *p, uint64_t len)
+{
+	uint64_t h = 1469598103934665603ull;
+
+	for (uint64_t i = 0; i < len; i++)
+		h = (h ^ p[i]) * 1099511628211ull;
+	return h;
+}
+
+GUEST static uint64_t guest_table(uint64_t n)
+{
+	struct node **head = (struct node **)HEAP, *pool = (struct node *)(HEAP + 1024);
+	uint64_t used = 0, found = 0, seed = 42;
+
+	for (unsigned i = 0; i < 1024; i++)
+		head[i] = NULL;
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t key = next_random(&seed) % 20000;
+		uint64_t h = guest_hash_bytes((const uint8_t *)&key, 4) % 1024;
+		struct node *e = head[h];
+
+		while (e && e->key != key)
+			e = e->next;
+		if (e) {
+			e->value++;
+			found++;
+		} else {
+			e = &pool[used++];
+			*e = (struct node){head[h], key, 1};
+			head[h] = e;
+		}
+	}
+	return found;
+}
+
+/* A little bytecode machine: what interpreters do. */
+GUEST static uint64_t guest_vm(uint64_t n)
+{
+	const uint64_t prog = 0x04010300020100; /* opcodes, one a byte */
+	uint64_t acc = 1, x = 7, steps = 0, pc = 0;
+
+	while (steps++ < n) {
+		uint8_t op = (uint8_t)(prog >> pc * 8);
+
+		if (op == 0)
+			acc += x;
+		else if (op == 1)
+			x ^= acc << 1;
+		else if (op == 2)
+			acc = acc >> 3 | acc << 61;
+		else if (op == 3)
+			HEAP[acc % 512] += x;
+		else
+			pc = (uint64_t)-1;
+		pc++;
+	}
+	return acc;
+}
+
+struct workload {
+	const char *name;
+	uint64_t (*fn)(uint64_t n);
+	uint64_t n;
+};
+
+static const struct workload workloads[] = {
+	{"alu", guest_alu, 5000000},    {"fib", guest_fib, 30},    {"sort", guest_sort, 100000},
+	{"table", guest_table, 400000}, {"vm", guest_vm, 4000000},
+};
+
+static uint64_t cpu_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* Returns instructions per microsecond, which is millions per second. */
+static uint64_t bench(struct soft_guest *g, const struct workload *w)
+{
+	static const uint8_t start[] = {0xff, 0xd0, 0xf4}; /* call rax; hlt */
+	struct engine_stats before, after;
+	uint64_t us, insns;
+
+	sg_put(g, SG_DATA, __start_guest, (uint64_t)(__stop_guest - __start_guest));
+	g->state.gpr[X86_RAX] =
+		SG_DATA + (uint64_t)((const uint8_t *)(uintptr_t)w->fn - __start_guest);
+	g->state.gpr[X86_RDI] = w->n;
+	g->state.gpr[X86_RSP] = 0x80000;
+	engine_soft.cpu_stats(g->cpu[0], &before);
+	us = cpu_us();
+	CHECK_EQ(ENGINE_EXIT_HALTED, soft_guest_run_code(g, start, sizeof(start)));
+	us = cpu_us() - us;
+	engine_soft.cpu_stats(g->cpu[0], &after);
+	insns = after.insns - before.insns;
+	printf("# %-6s %10" PRIu64 " insns, %6" PRIu64 " us: %4" PRIu64 " Minsn/s\n", w->name,
+	       insns, us, insns / us);
+	return insns / us;
+}
+
+TEST(minsn_per_second)
+{
+	struct soft_guest *g = soft_guest_create(1);
+	const char *only = getenv("BENCH_ONLY");
+
+	for (unsigned i = 0; i < sizeof(workloads) / sizeof(*workloads); i++)
+		if (!only || !strcmp(only, workloads[i].name))
+			CHECK(bench(g, &workloads[i]) > 1);
+	soft_guest_destroy(g);
+}
