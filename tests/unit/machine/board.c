@@ -6,6 +6,7 @@
 #include "state/stream.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 TEST(the_map_given_to_the_guest_is_ram_where_it_says_so)
 {
@@ -336,4 +337,133 @@ TEST(tsc_deadlines_are_met_by_the_event_loop)
 	machine_destroy(v.machine);
 	mem_destroy(cfg.mem);
 	evloop_destroy(cfg.loop);
+}
+
+/* ---- threads ---- */
+
+/* One vCPU thread: takes interrupts, ends them as a KVM guest does, counts. */
+struct runner {
+	struct ring *ring;
+	unsigned cpu;
+	gpa_t eoi_gpa;
+	pthread_t thread;
+	_Atomic bool intr;
+	_Atomic unsigned taken[256];
+};
+
+enum { RING_CPUS = 3, RING_VECTOR = 0x60, DEVICE_VECTOR = 0x50, RING_ROUNDS = 3000 };
+
+struct ring {
+	struct machine *machine;
+	struct mem *mem;
+	struct runner cpu[RING_CPUS];
+	_Atomic bool stop;
+};
+
+static void ring_intr(void *opaque, unsigned cpu, bool level)
+{
+	struct ring *r = opaque;
+
+	atomic_store(&r->cpu[cpu].intr, level);
+}
+
+static void runner_wrmsr(struct runner *c, uint32_t index, uint64_t v)
+{
+	if (!machine_cpu_ops.msr_write(machine_cpu(c->ring->machine, c->cpu), index, v))
+		abort();
+}
+
+static void runner_eoi(struct runner *c)
+{
+	uint8_t byte;
+
+	mem_read(c->ring->mem, c->eoi_gpa, &byte, 1);
+	if (byte & 1) {
+		byte = 0;
+		mem_write(c->ring->mem, c->eoi_gpa, &byte, 1);
+	} else {
+		runner_wrmsr(c, MSR_X2APIC + 0xB, 0);
+	}
+}
+
+/* A ring interrupt is passed to the next CPU. */
+static void runner_handle(struct runner *c, unsigned vector)
+{
+	uint64_t next = (c->cpu + 1) % RING_CPUS;
+
+	atomic_fetch_add(&c->taken[vector], 1);
+	if (vector == RING_VECTOR && !atomic_load(&c->ring->stop))
+		runner_wrmsr(c, MSR_X2APIC + 0x30, next << 32 | RING_VECTOR);
+	runner_eoi(c);
+}
+
+static void *runner_main(void *arg)
+{
+	struct runner *c = arg;
+	void *cpu = machine_cpu(c->ring->machine, c->cpu);
+
+	while (!atomic_load(&c->ring->stop)) {
+		int v = -1;
+
+		if (atomic_load(&c->intr))
+			v = machine_cpu_ops.intr_ack(cpu);
+		if (v >= 0)
+			runner_handle(c, v);
+		else
+			usleep(1);
+	}
+	return NULL;
+}
+
+static void ring_start(struct ring *r)
+{
+	static const struct machine_ops ops = {
+		.intr = ring_intr,
+		.cpu_tsc = live_tsc,
+		.cpu_tsc_to_ns = live_tsc_to_ns,
+	};
+	struct machine_config cfg = {.nr_cpus = RING_CPUS,
+				     .memory = 16 * MiB,
+				     .ops = &ops,
+				     .opaque = r,
+				     .phys_bits = 40};
+
+	CHECK_EQ(0, mem_create(&r->mem, NULL));
+	cfg.mem = r->mem;
+	CHECK_EQ(0, machine_create(&r->machine, &cfg, NULL));
+	for (unsigned i = 0; i < RING_CPUS; i++) {
+		struct runner *c = &r->cpu[i];
+
+		c->ring = r;
+		c->cpu = i;
+		c->eoi_gpa = 0x200000 + i * 64;
+		runner_wrmsr(c, MSR_APIC_BASE,
+			     MEMMAP_LAPIC | BASE_ENABLE | BASE_X2APIC | (i ? 0 : BASE_BSP));
+		runner_wrmsr(c, MSR_X2APIC + 0xF, 0x1FF);
+		runner_wrmsr(c, 0x4b564d04, c->eoi_gpa | 1);
+	}
+	for (unsigned i = 0; i < RING_CPUS; i++)
+		CHECK_EQ(0, pthread_create(&r->cpu[i].thread, NULL, runner_main, &r->cpu[i]));
+}
+
+/* An interrupt goes round and round while a device sends others of a lower class into every
+ * handler; were one EOI or one wake-up lost, the ring would stand still. */
+TEST(no_interrupt_is_lost_between_threads)
+{
+	struct ring r = {0};
+	struct msi_sink msi;
+	unsigned n = 0;
+
+	ring_start(&r);
+	msi = machine_msi(r.machine);
+	msi_send(&msi, 0xFEE00000, RING_VECTOR);
+	while (atomic_load(&r.cpu[0].taken[RING_VECTOR]) < RING_ROUNDS)
+		msi_send(&msi, 0xFEE00000 | (n++ % RING_CPUS) << 12, DEVICE_VECTOR);
+	atomic_store(&r.stop, true);
+	for (unsigned i = 0; i < RING_CPUS; i++) {
+		pthread_join(r.cpu[i].thread, NULL);
+		CHECK(r.cpu[i].taken[DEVICE_VECTOR] > 0);
+	}
+	machine_destroy(r.machine);
+	mem_destroy(r.mem);
 }
