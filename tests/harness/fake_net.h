@@ -31,7 +31,8 @@ static void fake_net_ready(struct net *n)
 	pthread_mutex_unlock(&fake_net.lock);
 }
 
-static const struct net_ops fake_net_ops = {"fake", fake_net_send, fake_net_ready, NULL};
+static const struct net_ops fake_net_ops = {
+	.name = "fake", .send = fake_net_send, .rx_ready = fake_net_ready};
 
 static inline struct net *fake_net_init(void)
 {

@@ -502,6 +502,8 @@ void uart_destroy(struct uart *u)
 {
 	if (!u)
 		return;
+	if (u->cfg.chr)
+		chr_set_handlers(u->cfg.chr, NULL);
 	bus_remove(u->cfg.bus, u->region);
 	ev_timer_cancel(&u->timeout);
 	pthread_mutex_destroy(&u->lock);

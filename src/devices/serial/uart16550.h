@@ -1,8 +1,8 @@
 /* devices/serial/uart16550.h - a 16550A serial port.
  *
  * Bytes leave as fast as the host end takes them, whatever the divisor says; the divisor only times
- * the receive time-out.  create sets the chardev's handlers and does not take it: close the
- * chardev, or stop its event loop, before the UART is destroyed.
+ * the receive time-out.  create sets the chardev's handlers and does not take it; destroy unsets
+ * them, then the caller may close the chardev.  Destroy on the event loop, or with that stopped.
  *
  * Spec followed: National Semiconductor PC16550D datasheet. */
 #pragma once

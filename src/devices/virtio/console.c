@@ -185,6 +185,7 @@ void virtio_console_destroy(struct virtio_console *con)
 {
 	if (!con)
 		return;
+	chr_set_handlers(con->chr, NULL);
 	virtio_pci_fini(&con->pci);
 	virtio_fini(&con->v);
 	free(con);

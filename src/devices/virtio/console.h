@@ -1,7 +1,8 @@
 /* devices/virtio/console.h - virtio console with one port, on a chardev.
  *
- * create sets the chardev's handlers and does not take it.  Close the chardev, or stop its event
- * loop, before the device is destroyed.  Spec: virtio 1.2 5.3. */
+ * create sets the chardev's handlers and does not take it; destroy unsets them, then the caller may
+ * close the chardev.  Destroy on the chardev's event loop, or with that stopped.
+ * Spec: virtio 1.2 5.3. */
 #pragma once
 
 #include "devices/virtio/transport_pci.h"

@@ -73,7 +73,7 @@ static void transmit(struct virtio_net *n, struct vq *q, const struct vq_chain *
 	}
 }
 
-/* ---- receive: event loop ---- */
+/* ---- receive: the peer's thread ---- */
 
 /* What placing a frame came to. */
 enum placed { PLACED, NO_ROOM, TOO_BIG };
@@ -219,8 +219,14 @@ static void idle(struct virtio_dev *v)
 	tell = n->rx_refused;
 	n->rx_refused = false;
 	pthread_mutex_unlock(&v->lock);
-	if (tell && n->net->ops->rx_ready)
-		n->net->ops->rx_ready(n->net);
+	if (tell)
+		net_rx_ready(n->net);
+}
+
+/* Opens the traffic: a peer holds frames back until it hears from us. */
+static void driver_ok(struct virtio_dev *v)
+{
+	container_of(v, struct virtio_net, v)->rx_refused = true;
 }
 
 /* What the peer keeps for us would otherwise wait for buffers that never come. */
@@ -229,7 +235,8 @@ static void reset(struct virtio_dev *v)
 	virtio_kick(v, QUEUE_RX);
 }
 
-static const struct virtio_ops ops = {.queue_run = queue_run, .idle = idle, .reset = reset};
+static const struct virtio_ops ops = {
+	.queue_run = queue_run, .idle = idle, .driver_ok = driver_ok, .reset = reset};
 
 /* ---- making one ---- */
 

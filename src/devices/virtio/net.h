@@ -2,11 +2,11 @@
  *
  * One receive and one transmit queue; MAC, STATUS, MRG_RXBUF.  No offloads: frames carry their own
  * checksums.  Transmission runs on the device's worker; frames from the peer arrive by
- * net->receive on the peer's thread and are refused (net->ops->rx_ready follows) while the guest
- * has no buffers.
+ * net->receive on the peer's thread and are refused (net_rx_ready follows) while the guest has no
+ * buffers.
  *
- * create sets net->receive and does not take net; destroy detaches from it, so the peer is
- * destroyed after the device.  Spec: virtio 1.2 5.1. */
+ * create sets net->receive and does not take net; destroy detaches from it, then the caller may
+ * destroy the peer.  Spec: virtio 1.2 5.1. */
 #pragma once
 
 #include "devices/virtio/transport_pci.h"

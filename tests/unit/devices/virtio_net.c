@@ -36,6 +36,7 @@ static void box_up(struct box *b, uint64_t extra)
 	drv_queue_on(&b->rx, &b->d, 0, 16, 1);
 	drv_queue_on(&b->tx, &b->d, 1, 16, 2);
 	drv_set_status(&b->d, 15);
+	CHECK(fake_net_wait(&fake_net.nr_ready, 1)); /* traffic may begin */
 }
 
 static void box_fini(struct box *b)
@@ -177,7 +178,7 @@ TEST(without_buffers_the_peer_is_asked_to_wait)
 	CHECK(!drv_used_ready(&b.rx));
 	rx_buffer(&b, 1, 64);
 	drv_kick(&b.rx);
-	CHECK(fake_net_wait(&fake_net.nr_ready, 1));
+	CHECK(fake_net_wait(&fake_net.nr_ready, 2));
 	CHECK(arrive(frame, 100));
 	CHECK(drv_used(&b.rx, &head, &len));
 	CHECK(drv_used(&b.rx, &head, &len));
@@ -220,7 +221,7 @@ TEST(a_peer_told_to_wait_is_released_by_a_reset)
 	box_up(&b, 0);
 	CHECK(!arrive("0123456789abcdef", 16));
 	drv_set_status(&b.d, 0);
-	CHECK(fake_net_wait(&fake_net.nr_ready, 1));
+	CHECK(fake_net_wait(&fake_net.nr_ready, 2));
 	box_fini(&b);
 }
 
