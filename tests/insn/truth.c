@@ -488,7 +488,7 @@ static bool make_program(struct program *p, const struct insn *subject)
 	for (unsigned i = 0; i < 16; i++)
 		p->start.gpr[i] = random_value();
 	p->start.gpr[X86_RSP] = DATA_GVA + 2 * PAGE_SIZE;
-	p->start.rflags = RFLAGS_ONE | RFLAGS_IF | (gen_random() & (RFLAGS_ARITH | RFLAGS_ID)) |
+	p->start.rflags = RFLAGS_ONE | RFLAGS_IF | (gen_random() & RFLAGS_ARITH) |
 			  (gen_random() % 4 ? 0 : RFLAGS_DF);
 	random_xsave(p->start.xsave);
 	for (unsigned i = 0; i < nr; i++) {
@@ -664,7 +664,7 @@ static bool compare(const struct program *p, struct native_state *host,
 		    const struct engine_exit_info *info)
 {
 	static struct x86_state soft;
-	const uint64_t flags = RFLAGS_ARITH | RFLAGS_DF | RFLAGS_AC | RFLAGS_ID;
+	const uint64_t flags = RFLAGS_ARITH | RFLAGS_DF | RFLAGS_AC;
 	bool first = true, same = true;
 	unsigned off;
 
@@ -702,8 +702,9 @@ static bool run_case(const struct insn *subject)
 	enum engine_exit exit;
 	bool same;
 
-	while (!make_program(&p, subject))
-		;
+	for (unsigned tries = 0; !make_program(&p, subject); tries++)
+		if (tries == 20)
+			return true; /* this encoding cannot be aimed (FS, GS, fixed addresses) */
 	host = p.start;
 	put_code(&p, true);
 	native_run(&host);

@@ -678,6 +678,8 @@ void exec_int_I(struct cpu *cpu, const struct insn *in)
 
 void exec_int3(struct cpu *cpu, const struct insn *in)
 {
+	if (unlikely(cpu->debug.intercept & BIT(X86_EXC_BP)))
+		cpu_fault_plain(cpu, X86_EXC_BP); /* a debugger's breakpoint: RIP stays at it */
 	exc_soft_int(cpu, X86_EXC_BP, false);
 }
 
