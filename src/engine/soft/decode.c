@@ -134,8 +134,6 @@ static void dec_vex_payload(struct dec *d, uint8_t byte)
 	d->p66 = (byte & 3) == 1;
 	d->rep = pp_rep[byte & 3];
 	d->vvvv = ~byte >> 3 & 15;
-	if (!d->mode64)
-		d->vvvv &= 7;
 }
 
 static void dec_inverted_rxb(struct dec *d, uint8_t byte)
@@ -382,7 +380,9 @@ unsigned insn_size_bytes(const struct insn *in, uint8_t size)
 		return in->opsize;
 	case SIZE_Z:
 		return MIN(in->opsize, 4);
-	case SIZE_Y:
+	case SIZE_Y: /* REX.W exists in 64-bit mode only, VEX.W is ignored elsewhere */
+		if (in->flags & (INSN_VEX | INSN_EVEX))
+			return in->opsize;
 		return in->flags & INSN_REXW ? 8 : 4;
 	case SIZE_FAR:
 		return in->opsize + 2;
@@ -569,6 +569,9 @@ static void dec_immediate(struct dec *d, struct insn *in, const struct dec_row *
 	case DEC_IMM_B:
 		in->imm = d->p[d->pos++];
 		break;
+	case DEC_IMM_IS4: /* eight registers outside 64-bit mode */
+		in->imm = d->p[d->pos++] & (d->mode64 ? 0xff : 0x7f);
+		break;
 	case DEC_IMM_BS:
 		in->imm = (uint64_t)(int8_t)d->p[d->pos++];
 		break;
@@ -603,12 +606,14 @@ static void dec_immediate(struct dec *d, struct insn *in, const struct dec_row *
 /* --- what else can be wrong --------------------------------------------------------------------
  */
 
+/* An unused vvvv must be 1111b in all modes, though only three bits of a used one count in 32-bit
+ * code. */
 static bool dec_vvvv_ok(const struct dec *d, const struct dec_row *row)
 {
 	if (!(row->flags & DEC_VVVV))
 		return d->vvvv == 0 && (d->v2 == 0 || (row->flags & DEC_VSIB));
 	if (row->flags & DEC_K_VVVV)
-		return d->vvvv < 8 && d->v2 == 0;
+		return (d->vvvv < 8 || !d->mode64) && d->v2 == 0;
 	return true;
 }
 
@@ -652,6 +657,8 @@ static bool dec_vector_ok(const struct dec *d, const struct insn *in, const stru
 		return false;
 	if ((row->flags & DEC_K_REG) && (d->r | d->r2))
 		return false;
+	if ((row->flags & DEC_GPR_REG) && d->r2)
+		return false;
 	return d->enc != ENC_EVEX || dec_evex_ok(d, in, row);
 }
 
@@ -677,7 +684,6 @@ static void dec_flags(const struct dec *d, struct insn *in, const struct dec_row
 {
 	uint32_t f = in->flags;
 
-	f |= d->w ? INSN_REXW : 0;
 	f |= d->rex ? INSN_REX : 0;
 	f |= d->lock ? INSN_LOCK : 0;
 	f |= row->flags & DEC_END ? INSN_END : 0;
@@ -711,8 +717,8 @@ static void dec_set_invalid(struct insn *in)
 static void dec_vector_fields(struct dec *d, struct insn *in, const struct dec_row *row)
 {
 	in->vlen = (uint8_t)dec_vlen(d, row);
-	in->vv = d->vvvv | d->v2;
-	in->vvvv = gpr_off(d->vvvv);
+	in->vv = (d->vvvv | d->v2) & (d->mode64 ? 31 : 7);
+	in->vvvv = gpr_off(in->vv & 15);
 	in->k = d->aaa;
 	in->rc = d->l;
 }
@@ -723,8 +729,7 @@ static void dec_operands(struct dec *d, struct insn *in, const struct dec_row *r
 	in->adsize = (uint8_t)dec_adsize(d);
 	if (d->enc != ENC_LEGACY)
 		dec_vector_fields(d, in, row);
-	/* Sizes that depend on W look at the flag. */
-	in->flags |= d->mode64 && d->w ? INSN_REXW : 0;
+	in->flags |= d->w ? INSN_REXW : 0; /* sizes may depend on it */
 	in->msize = (uint8_t)dec_msize(in, row);
 	if (d->evex_b && (row->flags & DEC_BCAST))
 		in->msize = row->elem;

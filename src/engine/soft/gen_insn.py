@@ -305,8 +305,8 @@ class Row:
         if "OP_MOFFS" in kinds:
             self.dec.add("MOFFS")
         for o in self.ops:
-            if o.kind == "OP_GPR_REG" and o.type == "b":
-                self.dec.add("REG_B")
+            if o.kind == "OP_GPR_REG":
+                self.dec.add("REG_B" if o.type == "b" else "GPR_REG")
             if o.kind in ("OP_GPR_RM", "OP_GPR_OPC") and o.type == "b":
                 self.dec.add("RM_B" if o.kind == "OP_GPR_RM" else "REG_B")
             if o.letter == "M" and o.type == "p":
@@ -571,7 +571,7 @@ def dec_imm(r):
     if any(o.kind == "OP_MOFFS" for o in r.ops):
         return "DEC_IMM_A"
     if any(o.kind == "OP_VEC_IS4" for o in r.ops):
-        return "DEC_IMM_B"
+        return "DEC_IMM_IS4"
     if kinds == ["Iw", "I2b"]:
         return "DEC_IMM_W_B"
     if kinds == ["Ib", "I2b"]:

@@ -58,6 +58,7 @@ enum {
 	DEC_DEST_NOT_SRC = 1 << 28, /* destination must not be the index or a source register */
 	DEC_MOFFS = 1 << 29,
 	DEC_RM_WRITE = 1 << 30, /* ModRM.rm is written */
+	DEC_GPR_REG = 1u << 31, /* ModRM.reg is a GPR: EVEX.R' must not extend it */
 };
 
 /* How the effective operand size comes about; 1 2 4 8 stand for themselves. */
@@ -72,6 +73,7 @@ enum dec_imm {
 	DEC_IMM_NONE,
 	DEC_IMM_B,   /* byte, zero-extended */
 	DEC_IMM_BS,  /* byte, sign-extended */
+	DEC_IMM_IS4, /* byte of which bits 7:4 are a vector register */
 	DEC_IMM_W,   /* word, zero-extended */
 	DEC_IMM_Z,   /* 2 or 4 bytes by operand size, sign-extended */
 	DEC_IMM_V,   /* 2, 4 or 8 bytes by operand size */
