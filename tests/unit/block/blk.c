@@ -13,7 +13,7 @@ enum { DISK = 8192 };
 
 struct ram_disk {
 	uint8_t bytes[DISK];
-	unsigned calls, longest, flushes, closed;
+	_Atomic unsigned calls, longest, flushes, closed;
 	_Atomic int inside, most_inside;
 	int fail_at_call; /* counted from 1; 0 = never */
 	unsigned nap_us;
@@ -39,7 +39,8 @@ static int ram_rw(struct blk *b, const struct iovec *iov, unsigned n, uint64_t l
 		else
 			memcpy(iov[i].iov_base, d->bytes + off, iov[i].iov_len);
 	}
-	d->longest = MAX(d->longest, (unsigned)len);
+	if (len > d->longest)
+		d->longest = (unsigned)len;
 	d->inside--;
 	return (int)++d->calls == d->fail_at_call ? -EIO : 0;
 }
