@@ -249,9 +249,9 @@ static inline struct fixture *fixture_create(enum fix_mode mode)
 
 	f->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*f->cpu), 64));
 	memset(f->cpu, 0, sizeof(*f->cpu));
+	if (cpu_model_resolve(&f->model, "max", &err))
+		abort();
 	strcpy(f->model.vendor, "AuthenticAMD");
-	f->model.virt_bits = 48;
-	f->model.phys_bits = 40;
 	if (mem_create(&f->vm.mem, &err) || mem_add_ram(f->vm.mem, 0, FIX_RAM, &err))
 		abort();
 	f->vm.nr_ram = mem_ram_ranges(f->vm.mem, &r);

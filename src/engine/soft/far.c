@@ -92,8 +92,7 @@ static void landing_real(struct cpu *cpu, struct landing *l, uint16_t sel, uint6
 	l->cpl = cpu->cpl;
 }
 
-static void transfer_real(struct cpu *cpu, const struct insn *in, uint16_t sel, uint64_t rip,
-			  bool call)
+static void transfer_real(struct cpu *cpu, unsigned opsize, uint16_t sel, uint64_t rip, bool call)
 {
 	struct far_stack st;
 	struct landing l;
@@ -103,14 +102,14 @@ static void transfer_real(struct cpu *cpu, const struct insn *in, uint16_t sel, 
 		jump_landing(cpu, &l, NULL);
 		return;
 	}
-	stack_current(cpu, &st, in->opsize, 0);
+	stack_current(cpu, &st, opsize, 0);
 	call_landing(cpu, &l, &st, NULL);
 }
 
 /* --- direct transfers to a code segment --------------------------------------------------------
  */
 
-static void transfer_direct(struct cpu *cpu, const struct insn *in, struct desc *d, uint64_t rip,
+static void transfer_direct(struct cpu *cpu, unsigned opsize, struct desc *d, uint64_t rip,
 			    bool call)
 {
 	bool allowed = desc_is_conforming(d)
@@ -128,7 +127,7 @@ static void transfer_direct(struct cpu *cpu, const struct insn *in, struct desc 
 		jump_landing(cpu, &l, d);
 		return;
 	}
-	stack_current(cpu, &st, in->opsize, 0);
+	stack_current(cpu, &st, opsize, 0);
 	call_landing(cpu, &l, &st, d);
 }
 
@@ -303,13 +302,13 @@ static void transfer_system(struct cpu *cpu, struct desc *d, bool call)
 	fault_gp(cpu, SEL_ERR(d->sel));
 }
 
-static void transfer(struct cpu *cpu, const struct insn *in, uint16_t sel, uint64_t rip, bool call)
+static void transfer(struct cpu *cpu, unsigned opsize, uint16_t sel, uint64_t rip, bool call)
 {
 	struct desc d;
 
-	rip = cut(rip, in->opsize);
+	rip = cut(rip, opsize);
 	if (!cpu_protected(cpu)) {
-		transfer_real(cpu, in, sel, rip, call);
+		transfer_real(cpu, opsize, sel, rip, call);
 		return;
 	}
 	if (SEL_NULL(sel))
@@ -317,7 +316,7 @@ static void transfer(struct cpu *cpu, const struct insn *in, uint16_t sel, uint6
 	if (!desc_fetch(cpu, sel, &d))
 		fault_gp(cpu, SEL_ERR(sel));
 	if (desc_is_code(&d))
-		transfer_direct(cpu, in, &d, rip, call);
+		transfer_direct(cpu, opsize, &d, rip, call);
 	else if (!desc_is_segment(&d))
 		transfer_system(cpu, &d, call);
 	else
@@ -326,22 +325,21 @@ static void transfer(struct cpu *cpu, const struct insn *in, uint16_t sel, uint6
 
 static void transfer_memory(struct cpu *cpu, const struct insn *in, bool call)
 {
-	gva_t lin = insn_linear(cpu, in, in->opsize + 2, false);
-	uint64_t rip = in->opsize == 2   ? ld16(cpu, lin)
-		       : in->opsize == 4 ? ld32(cpu, lin)
-					 : ld64(cpu, lin);
+	unsigned size = far_pointer_size(cpu, in);
+	gva_t lin = insn_linear(cpu, in, size + 2, false);
+	uint64_t rip = size == 2 ? ld16(cpu, lin) : size == 4 ? ld32(cpu, lin) : ld64(cpu, lin);
 
-	transfer(cpu, in, ld16(cpu, sys_linear(cpu, lin, in->opsize)), rip, call);
+	transfer(cpu, size, ld16(cpu, sys_linear(cpu, lin, size)), rip, call);
 }
 
 void exec_jmp_far_A(struct cpu *cpu, const struct insn *in)
 {
-	transfer(cpu, in, in->sel, in->imm, false);
+	transfer(cpu, in->opsize, in->sel, in->imm, false);
 }
 
 void exec_call_far_A(struct cpu *cpu, const struct insn *in)
 {
-	transfer(cpu, in, in->sel, in->imm, true);
+	transfer(cpu, in->opsize, in->sel, in->imm, true);
 }
 
 void exec_jmp_far_M(struct cpu *cpu, const struct insn *in)

@@ -442,13 +442,13 @@ void exec_pop_S(struct cpu *cpu, const struct insn *in)
 
 static void load_far_pointer(struct cpu *cpu, const struct insn *in, unsigned seg)
 {
-	gva_t lin = insn_linear(cpu, in, in->opsize + 2, false);
+	unsigned size = far_pointer_size(cpu, in);
+	gva_t lin = insn_linear(cpu, in, size + 2, false);
+	uint64_t off = size == 2 ? ld16(cpu, lin) : size == 4 ? ld32(cpu, lin) : ld64(cpu, lin);
 	struct cpu_seg s;
-	uint64_t off;
 
-	off = in->opsize == 2 ? ld16(cpu, lin) : in->opsize == 4 ? ld32(cpu, lin) : ld64(cpu, lin);
-	seg_prepare(cpu, seg, ld16(cpu, sys_linear(cpu, lin, in->opsize)), &s);
-	if (in->opsize == 2)
+	seg_prepare(cpu, seg, ld16(cpu, sys_linear(cpu, lin, size)), &s);
+	if (size == 2)
 		CPU_REG(cpu, in->reg, uint16_t) = off;
 	else
 		CPU_REG(cpu, in->reg, uint64_t) = off;

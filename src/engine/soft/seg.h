@@ -115,6 +115,22 @@ static inline bool cpu_protected(const struct cpu *cpu) /* selectors name descri
 	return !cpu->real && !cpu->v86;
 }
 
+/* Intel and AMD differ here and there; other vendors follow Intel.  By letter, not by strcmp: no
+ * libc between guest instructions. */
+static inline bool cpu_like_intel(const struct cpu *cpu)
+{
+	char c = cpu->vm->model->vendor[0];
+
+	return c != 'A' && c != 'H'; /* AuthenticAMD, HygonGenuine */
+}
+
+/* Size of the offset in a far pointer in memory.  AMD has no 64-bit one: REX.W means 32 bits there
+ * (AMD APM 3 JMP (Far), LSS; SDM 2 the same). */
+static inline unsigned far_pointer_size(const struct cpu *cpu, const struct insn *in)
+{
+	return in->opsize == 8 && !cpu_like_intel(cpu) ? 4 : in->opsize;
+}
+
 static inline unsigned cpu_iopl(const struct cpu *cpu)
 {
 	return (cpu->rflags & RFLAGS_IOPL) >> 12;

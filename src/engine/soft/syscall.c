@@ -9,13 +9,6 @@
 #include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/seg.h"
 
-static bool is_intel(const struct cpu *cpu)
-{
-	char c = cpu->vm->model->vendor[0];
-
-	return c != 'A' && c != 'H'; /* AuthenticAMD, HygonGenuine; all others follow Intel */
-}
-
 /* Flat segments that no descriptor was read for. */
 static void set_code(struct cpu *cpu, uint16_t sel, unsigned cpl, uint32_t size_bit)
 {
@@ -48,7 +41,7 @@ static void check_enabled(struct cpu *cpu)
 {
 	if (!(cpu->efer & EFER_SCE))
 		fault_ud(cpu);
-	if (is_intel(cpu) && cpu->mode != INSN_MODE_64)
+	if (cpu_like_intel(cpu) && cpu->mode != INSN_MODE_64)
 		fault_ud(cpu);
 }
 
@@ -91,7 +84,7 @@ static void sysret_stack(struct cpu *cpu, uint16_t sel)
 {
 	struct cpu_seg *ss = &cpu->seg[X86_SS];
 
-	if (is_intel(cpu)) {
+	if (cpu_like_intel(cpu)) {
 		set_stack(cpu, sel, 3);
 		return;
 	}
@@ -116,7 +109,7 @@ void exec_sysret(struct cpu *cpu, const struct insn *in)
 	check_enabled(cpu);
 	if (!cpu_protected(cpu) || cpu->cpl)
 		fault_gp(cpu, 0);
-	if (to64 && is_intel(cpu) && !cpu_canonical(cpu, rip, 1))
+	if (to64 && cpu_like_intel(cpu) && !cpu_canonical(cpu, rip, 1))
 		fault_gp(cpu, 0);
 	cpu->rip = to64 ? rip : (uint32_t)rip;
 	sysret_flags(cpu);
@@ -130,7 +123,7 @@ void exec_sysret(struct cpu *cpu, const struct insn *in)
 
 static void check_sysenter(struct cpu *cpu)
 {
-	if (!is_intel(cpu) && cpu->long_mode)
+	if (!cpu_like_intel(cpu) && cpu->long_mode)
 		fault_ud(cpu);
 	if (cpu->real || !(cpu->sysenter_cs & 0xfffc))
 		fault_gp(cpu, 0);
