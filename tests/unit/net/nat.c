@@ -593,6 +593,14 @@ TEST(after_detach_nothing_is_received)
 	ask_arp();
 	usleep(20000);
 	CHECK_EQ(before, frames_queued());
+	net_destroy(net);
+}
+
+TEST(another_card_may_be_plugged_in)
+{
+	plug_in("");
+	say_hello();
+	net_detach(net);
 	net->receive = receive;
 	say_hello();
 	net_destroy(net);
