@@ -34,11 +34,11 @@ static uint64_t host_load(const uint8_t *p, unsigned size)
 	case 1:
 		return *(const volatile uint8_t *)p;
 	case 2:
-		return *(const volatile uint16_t *)(const void *)p;
+		return *(const volatile guest16 *)(const void *)p;
 	case 4:
-		return *(const volatile uint32_t *)(const void *)p;
+		return *(const volatile guest32 *)(const void *)p;
 	default:
-		return *(const volatile uint64_t *)(const void *)p;
+		return *(const volatile guest64 *)(const void *)p;
 	}
 }
 
@@ -49,13 +49,13 @@ static void host_store(uint8_t *p, unsigned size, uint64_t v)
 		*(volatile uint8_t *)p = (uint8_t)v;
 		break;
 	case 2:
-		*(volatile uint16_t *)(void *)p = (uint16_t)v;
+		*(volatile guest16 *)(void *)p = (uint16_t)v;
 		break;
 	case 4:
-		*(volatile uint32_t *)(void *)p = (uint32_t)v;
+		*(volatile guest32 *)(void *)p = (uint32_t)v;
 		break;
 	default:
-		*(volatile uint64_t *)(void *)p = v;
+		*(volatile guest64 *)(void *)p = v;
 		break;
 	}
 }

@@ -39,19 +39,25 @@ static inline bool tlb_hit(const struct tlb_entry *e, gva_t lin, unsigned size)
 	return likely(e->tag == ((lin + size - 1) & PAGE_MASK));
 }
 
+/* Guest memory as the host reaches it: at any alignment, as a whole where the host makes it so. */
+typedef uint8_t guest8;
+typedef uint16_t guest16 __attribute__((aligned(1), may_alias));
+typedef uint32_t guest32 __attribute__((aligned(1), may_alias));
+typedef uint64_t guest64 __attribute__((aligned(1), may_alias));
+
 #define ACCESS_FUNCTIONS(bits)                                                                     \
 	static inline uint##bits##_t ld##bits(struct cpu *cpu, gva_t lin)                          \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(cpu->tlb->rd, lin);                           \
 		if (tlb_hit(e, lin, bits / 8))                                                     \
-			return *(const volatile uint##bits##_t *)(lin + e->addend);                \
+			return *(const volatile guest##bits *)(lin + e->addend);                   \
 		return (uint##bits##_t)ld_slow(cpu, lin, bits / 8);                                \
 	}                                                                                          \
 	static inline void st##bits(struct cpu *cpu, gva_t lin, uint##bits##_t v)                  \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(cpu->tlb->wr, lin);                           \
 		if (tlb_hit(e, lin, bits / 8))                                                     \
-			*(volatile uint##bits##_t *)(lin + e->addend) = v;                         \
+			*(volatile guest##bits *)(lin + e->addend) = v;                            \
 		else                                                                               \
 			st_slow(cpu, lin, bits / 8, v);                                            \
 	}                                                                                          \
@@ -59,14 +65,14 @@ static inline bool tlb_hit(const struct tlb_entry *e, gva_t lin, unsigned size)
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(cpu->tlb_sys->rd, lin);                       \
 		if (tlb_hit(e, lin, bits / 8))                                                     \
-			return *(const volatile uint##bits##_t *)(lin + e->addend);                \
+			return *(const volatile guest##bits *)(lin + e->addend);                   \
 		return (uint##bits##_t)sys_ld_slow(cpu, lin, bits / 8);                            \
 	}                                                                                          \
 	static inline void sys_st##bits(struct cpu *cpu, gva_t lin, uint##bits##_t v)              \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(cpu->tlb_sys->wr, lin);                       \
 		if (tlb_hit(e, lin, bits / 8))                                                     \
-			*(volatile uint##bits##_t *)(lin + e->addend) = v;                         \
+			*(volatile guest##bits *)(lin + e->addend) = v;                            \
 		else                                                                               \
 			sys_st_slow(cpu, lin, bits / 8, v);                                        \
 	}
@@ -76,15 +82,14 @@ ACCESS_FUNCTIONS(16)
 ACCESS_FUNCTIONS(32)
 ACCESS_FUNCTIONS(64)
 
-/* --- addresses --------------------------------------------------------------------------------- */
+/* --- addresses -------------------------------------------------------------------------------- */
 
 /* Effective address, cut to the address size.  For RIP-relative operands base is cpu->rip, which
  * is the next instruction's address, as the architecture wants. */
 static inline uint64_t insn_ea(const struct cpu *cpu, const struct insn *in)
 {
 	uint64_t ea = CPU_REG(cpu, in->base, const uint64_t) +
-		      (CPU_REG(cpu, in->index, const uint64_t) << in->scale) +
-		      (int64_t)in->disp;
+		      (CPU_REG(cpu, in->index, const uint64_t) << in->scale) + (int64_t)in->disp;
 
 	if (likely(in->flags & INSN_FLAT))
 		return ea;
@@ -110,11 +115,11 @@ static inline gva_t insn_linear(struct cpu *cpu, const struct insn *in, unsigned
 struct rmw {
 	void *p;
 	gva_t lin;
-	gpa_t gpa[2];  /* of the two pieces; the first has `first` bytes */
+	gpa_t gpa[2]; /* of the two pieces; the first has `first` bytes */
 	uint8_t size, first;
-	bool bounced;  /* rmw_end has something to do */
-	bool code;     /* p is guest RAM, and the page may hold code */
-	bool locked;   /* the split lock is held */
+	bool bounced; /* rmw_end has something to do */
+	bool code;    /* p is guest RAM, and the page may hold code */
+	bool locked;  /* the split lock is held */
 	_Alignas(16) uint8_t bounce[16];
 };
 void rmw_begin_slow(struct cpu *cpu, struct rmw *r, gva_t lin, unsigned size, bool lock);

@@ -11,7 +11,7 @@
 
 static void tlb_clear(struct tlb *t)
 {
-	struct tlb_entry *e = t->rd;
+	struct tlb_entry *e = (void *)t;
 
 	for (unsigned i = 0; i < NR_KINDS * TLB_ENTRIES; i++)
 		e[i].tag = TLB_INVALID;
@@ -52,7 +52,9 @@ void mmu_destroy(struct cpu *cpu)
 
 static struct tlb_entry *tlb_array(struct mmu *m, unsigned slot, unsigned a)
 {
-	return m->tlbs[slot * TLB_NR_CLASSES].rd + a * TLB_ENTRIES;
+	struct tlb_entry *first = (void *)&m->tlbs[slot * TLB_NR_CLASSES];
+
+	return first + a * TLB_ENTRIES;
 }
 
 void tlb_put(struct cpu *cpu, unsigned a, gva_t lin, const uint8_t *hva, bool global)

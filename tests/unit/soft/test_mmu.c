@@ -1078,7 +1078,7 @@ static void do_rmw(struct fixture *f, const void *arg)
 	struct rmw r;
 
 	rmw_begin(f->cpu, &r, s->lin, s->size, s->v);
-	*(uint64_t *)r.p += 0x0101010101010101;
+	*(guest64 *)r.p += 0x0101010101010101;
 	rmw_end(f->cpu, &r);
 }
 
