@@ -103,11 +103,6 @@ static bool vendor_is_amd(const char *vendor)
 	return !strcmp(vendor, "AuthenticAMD") || !strcmp(vendor, "HygonGenuine");
 }
 
-bool cpu_model_is_amd(const struct cpu_model *m)
-{
-	return vendor_is_amd(m->vendor);
-}
-
 static uint64_t host_xcr0(void)
 {
 	uint32_t r[4], lo, hi;

@@ -33,8 +33,12 @@ static inline bool cpu_has(const struct cpu_model *m, enum cpu_feature f)
 	return m->features[f / 64] >> (f % 64) & 1;
 }
 
-/* AMD and its licensees: where the makers' rules differ. */
-bool cpu_model_is_amd(const struct cpu_model *m);
+/* AMD and its licensees: where the makers' rules differ.  Inline and without libc: the soft engine
+ * asks while guest vector state is in the host's registers. */
+static inline bool cpu_model_is_amd(const struct cpu_model *m)
+{
+	return m->vendor[0] == 'A' || m->vendor[0] == 'H'; /* AuthenticAMD, HygonGenuine */
+}
 
 /* spec: "max", "base", "base,+avx2,-aes".  An unknown name or a feature this host cannot run is
  * refused with a sentence that names it. */

@@ -272,6 +272,8 @@ static unsigned tree_answer(const struct dec *d, uint8_t kind)
 	case TREE_L:
 		/* EVEX.b on registers makes L'L a rounding mode of a 512-bit operation. */
 		return d->evex_b && modrm >= 0xc0 ? 2 : d->l;
+	case TREE_REXR:
+		return d->r != 0;
 	case TREE_REXB:
 		return d->b != 0;
 	}
@@ -309,7 +311,7 @@ static unsigned dec_offered(const struct dec *d, unsigned id)
 
 static bool dec_amd(const struct dec *d)
 {
-	return d->model->vendor[0] == 'A';
+	return cpu_model_is_amd(d->model);
 }
 
 static unsigned dec_opsize_64(const struct dec *d, const struct dec_row *row, bool p66)
