@@ -112,27 +112,43 @@ void kvm_pv_set_tsc_khz(struct kvm_pv *pv, uint64_t khz)
 		kvm_pv_scale(khz * 1000, &pv->mul, &pv->shift);
 }
 
-/* Which TSC value goes with which time on this CPU.  True when it is everybody's. */
-static bool kvm_pv_pair(struct kvm_pv *pv, unsigned cpu, uint64_t *tsc, uint64_t *mono_ns)
+/* A TSC value of this CPU and the moment that goes with it.  The engine is asked about a moment one
+ * second (1000 * khz ticks) ahead, for which its answer does not depend on when it is asked. */
+static void kvm_pv_read_pair(struct kvm_pv *pv, unsigned cpu, uint64_t *tsc, uint64_t *mono_ns)
 {
 	void *opaque = pv->cfg.opaque;
-	bool same;
 
+	*tsc = pv->cfg.cpu_tsc(opaque, cpu);
+	*mono_ns = pv->cfg.cpu_tsc_to_mono_ns(opaque, cpu, *tsc + 1000 * pv->tsc_khz);
+	*mono_ns -= NSEC_PER_SEC;
+}
+
+/* Does this CPU's TSC count as CPU 0's does?  Read between two readings of that one it must lie
+ * between them; TSCs that differ do so by far more than the time of three readings. */
+static bool kvm_pv_same_tsc(struct kvm_pv *pv, unsigned cpu)
+{
+	uint64_t before = pv->cfg.cpu_tsc(pv->cfg.opaque, 0);
+	uint64_t tsc = pv->cfg.cpu_tsc(pv->cfg.opaque, cpu);
+	uint64_t after = pv->cfg.cpu_tsc(pv->cfg.opaque, 0);
+
+	return tsc - before <= after - before;
+}
+
+/* The numbers for this CPU's page.  True when they are everybody's. */
+static bool kvm_pv_pair(struct kvm_pv *pv, unsigned cpu, uint64_t *tsc, uint64_t *mono_ns)
+{
+	if (!kvm_pv_same_tsc(pv, cpu)) {
+		kvm_pv_read_pair(pv, cpu, tsc, mono_ns);
+		return false;
+	}
 	pthread_mutex_lock(&pv->lock);
-	if (!pv->master_valid) {
-		pv->master_tsc = pv->cfg.cpu_tsc(opaque, cpu);
-		pv->master_mono_ns = pv->cfg.cpu_tsc_to_mono_ns(opaque, cpu, pv->master_tsc);
-		pv->master_valid = true;
-	}
+	if (!pv->master_valid)
+		kvm_pv_read_pair(pv, 0, &pv->master_tsc, &pv->master_mono_ns);
+	pv->master_valid = true;
 	*tsc = pv->master_tsc;
-	*mono_ns = pv->cfg.cpu_tsc_to_mono_ns(opaque, cpu, *tsc);
-	same = *mono_ns == pv->master_mono_ns;
+	*mono_ns = pv->master_mono_ns;
 	pthread_mutex_unlock(&pv->lock);
-	if (!same) {
-		*tsc = pv->cfg.cpu_tsc(opaque, cpu);
-		*mono_ns = pv->cfg.cpu_tsc_to_mono_ns(opaque, cpu, *tsc);
-	}
-	return same;
+	return true;
 }
 
 /* Write a structure whose first word is a version: odd, content, even.  A place that is no RAM is
