@@ -67,16 +67,25 @@ static uint32_t matches(const struct cpu *cpu, uint8_t armed, uint64_t addr, uns
 	return hit & armed ? hit : 0;
 }
 
+/* The trap comes right after this instruction. */
+static void pend(struct cpu *cpu, uint32_t hit)
+{
+	if (!hit)
+		return;
+	cpu->dbg_pending |= hit;
+	cpu_stop_block(cpu);
+}
+
 void debug_note_data(struct cpu *cpu, gva_t lin, unsigned size, bool write)
 {
 	unsigned rw = 1u << DR_RW_DATA | (write ? 1u << DR_RW_WRITE : 0);
 
-	cpu->dbg_pending |= matches(cpu, cpu->dbg_data, lin, size, rw);
+	pend(cpu, matches(cpu, cpu->dbg_data, lin, size, rw));
 }
 
 void debug_note_io(struct cpu *cpu, uint16_t port, unsigned size)
 {
-	cpu->dbg_pending |= matches(cpu, cpu->dbg_io, port, size, 1u << DR_RW_IO);
+	pend(cpu, matches(cpu, cpu->dbg_io, port, size, 1u << DR_RW_IO));
 }
 
 /* Instruction breakpoints compare the first byte's linear address with one byte. */

@@ -25,8 +25,7 @@
  *                  pending over one more instruction and BS is dropped (SDM 3A "Masking
  *                  Exceptions and Interrupts When Switching Stacks").
  *              Outside careful mode dbg_pending can still become set (data breakpoints, the T bit
- *              of a task switch): a block ends when it is found nonzero after an instruction that
- *              took the slow path.
+ *              of a task switch): the block is stopped then.
  *
  * Instruction breakpoints are part of mode_key: mode.c ors in debug_mode_key(), so that blocks
  * decoded without any armed are not entered while one is.

@@ -491,6 +491,7 @@ void exc_deliver(struct cpu *cpu, const struct cpu_fault_info *f)
 		ev.flags |= RFLAGS_RF;
 	if (f->vector == X86_EXC_PF)
 		cpu->cr2 = f->cr2;
+	cpu->dbg_pending = 0; /* of an instruction that did not complete and will meet them again */
 	deliver(cpu, &ev);
 	if (f->vector == X86_EXC_DB)
 		cpu->dr7 &= ~DR7_GD;

@@ -155,6 +155,30 @@ TEST(protected_mode_is_entered_by_a_far_jmp_after_cr0)
 	CHECK_EQ(INSN_MODE_32, f->cpu->mode);
 }
 
+TEST(a_64_bit_far_pointer_exists_on_intel_only)
+{
+	struct fixture *f = fixture_create(FIX_LONG64);
+	const struct insn far = {
+		.flags = INSN_MEM | INSN_FLAT,
+		.disp = 0x20000,
+		.base = CPU_OFF(zero),
+		.index = CPU_OFF(zero),
+		.segbase = CPU_OFF(zero),
+		.opsize = 8,
+		.adsize = 8,
+	};
+
+	fix_put(f, 0x20000, 8, TARGET | (uint64_t)0x8000 << 48 | (uint64_t)SEL(FIX_CS3, 0) << 32);
+	fix_put(f, 0x20008, 2, SEL(FIX_CS64_0, 0));
+	f->in = far;
+	CHECK_EQ(GP(FIX_CS3 << 3), fixture_exec(f, exec_jmp_far_M));
+	strcpy(f->model.vendor, "GenuineIntel");
+	CHECK_EQ(GP(0), fixture_exec(f, exec_jmp_far_M)); /* not canonical */
+	fix_put(f, 0x20004, 4, 0);
+	CHECK_EQ(0, fixture_exec(f, exec_jmp_far_M));
+	CHECK_EQ(TARGET, f->cpu->rip);
+}
+
 /* --- call gates --------------------------------------------------------------------------------
  */
 
