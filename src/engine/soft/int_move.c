@@ -85,9 +85,21 @@ EXTEND_SIZES(movzx_GEb, 8, uint8_t)
 EXTEND_SIZES(movzx_GEw, 16, uint16_t)
 EXTEND_SIZES(movsx_GEb, 8, int8_t)
 EXTEND_SIZES(movsx_GEw, 16, int16_t)
-EXTEND(movsxd, 16, 16, uint16_t) /* without REX.W a plain MOV of the operand size */
 EXTEND(movsxd, 32, 32, uint32_t)
 EXTEND(movsxd, 64, 32, int32_t)
+
+/* Without REX.W a plain MOV of the operand size; but AMD's CPUs read 4 bytes of memory always. */
+void exec_movsxd_16_r(struct cpu *cpu, const struct insn *in)
+{
+	reg_set_16(cpu, in->reg, REG(rm, 16));
+}
+
+void exec_movsxd_16_m(struct cpu *cpu, const struct insn *in)
+{
+	bool amd = cpu_model_is_amd(cpu->vm->model);
+
+	reg_set_16(cpu, in->reg, amd ? (uint16_t)LOAD_RM(32) : LOAD_RM(16));
+}
 
 /* --- LEA: the address only ---------------------------------------------------------------------
  */

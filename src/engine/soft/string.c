@@ -7,8 +7,8 @@
  *   - a fault leaves the instruction ready to be restarted: the first element of a run faults
  *     exactly when its page does, and nothing of the run has been done then;
  *   - a pending event ends the instruction early, with RIP still on it (string_pause).
- * Flags of CMPS and SCAS are set when the instruction ends or pauses, not when it faults
- * (SDM 2B "REP/REPE/REPZ/REPNE/REPNZ"). */
+ * Flags of CMPS and SCAS, when a later element faults: Intel's CPUs restore those from before the
+ * instruction (SDM 2B "REP/REPE/REPZ/REPNE/REPNZ"), AMD's keep those of the last comparison. */
 #include "engine/soft/debug.h"
 #include "engine/soft/int.h"
 #include "engine/soft/io.h"
@@ -383,14 +383,18 @@ INLINE uint64_t scas_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 			return;                                                                    \
 		}                                                                                  \
 		while ((left = index_get(cpu, in, X86_RCX)) != 0) {                                \
+			bool pause;                                                                \
+                                                                                                   \
 			n = name##_run(cpu, in, bits / 8, left, while_equal, &c);                  \
 			index_add(cpu, in, X86_RCX, -n);                                           \
 			if (left == n || (c.a == c.b) != while_equal) {                            \
 				cpu->cc = compare_##bits(c.a, c.b);                                \
 				return;                                                            \
 			}                                                                          \
-			if (string_interrupted(cpu)) {                                             \
+			pause = string_interrupted(cpu);                                           \
+			if (pause || cpu_model_is_amd(cpu->vm->model))                             \
 				cpu->cc = compare_##bits(c.a, c.b);                                \
+			if (pause) {                                                               \
 				string_pause(cpu, in);                                             \
 				return;                                                            \
 			}                                                                          \
