@@ -112,27 +112,34 @@ void exec_popa(struct cpu *cpu, const struct insn *in)
 /* --- ENTER and LEAVE ---------------------------------------------------------------------------
  */
 
-/* SDM 2A "ENTER".  All of the old frame is read and every store checked first; the byte run of the
- * new locals is only touched, as the manual says, at the final stack pointer. */
+/* The frame pointers of level - 1 outer frames are copied from below RBP, after the pushed RBP and
+ * before the new frame's own pointer.  Every access is checked before the first store. */
+static void enter_probe(struct cpu *cpu, unsigned size, unsigned level, uint16_t alloc)
+{
+	uint64_t sp = cpu->gpr[X86_RSP], bp = cpu->gpr[X86_RBP];
+	unsigned pushes = level + 1;
+
+	for (unsigned i = 1; i < level; i++)
+		probe_read(cpu, stack_linear(cpu, bp - i * size, size, false), size);
+	for (unsigned i = 1; i <= pushes; i++)
+		probe_write(cpu, stack_linear(cpu, sp - i * size, size, true), size);
+	/* The new locals are touched at the final stack pointer only (SDM 2A "ENTER"). */
+	probe_write(cpu, stack_linear(cpu, sp - pushes * size - alloc, size, true), size);
+}
+
 void exec_enter(struct cpu *cpu, const struct insn *in)
 {
-	unsigned size = in->opsize, level = in->imm2 % 32, n = 0;
-	uint64_t sp = cpu->gpr[X86_RSP], bp = cpu->gpr[X86_RBP], frame, v[33];
+	unsigned size = in->opsize, level = in->imm2 % 32;
+	uint64_t bp = cpu->gpr[X86_RBP], frame;
 
-	v[n++] = bp;
-	frame = (sp & ~cpu->sp_mask) | ((sp - size) & cpu->sp_mask);
+	enter_probe(cpu, size, level, (uint16_t)in->imm);
+	push_sized(cpu, size, bp);
+	frame = cpu->gpr[X86_RSP];
 	for (unsigned i = 1; i < level; i++)
-		v[n++] = stack_load(cpu, bp - i * size, size);
+		push_sized(cpu, size, stack_load(cpu, bp - i * size, size));
 	if (level)
-		v[n++] = frame;
-	for (unsigned i = 0; i < n; i++)
-		probe_write(cpu, stack_linear(cpu, sp - (i + 1) * size, size, true), size);
-	sp -= n * size;
-	probe_write(cpu, stack_linear(cpu, sp - (uint16_t)in->imm, size, true), size);
-	for (unsigned i = 0; i < n; i++)
-		st_sized(cpu, stack_linear(cpu, cpu->gpr[X86_RSP] - (i + 1) * size, size, true),
-			 size, v[i]);
-	stack_set_sp(cpu, sp - (uint16_t)in->imm);
+		push_sized(cpu, size, frame);
+	stack_set_sp(cpu, cpu->gpr[X86_RSP] - (uint16_t)in->imm);
 	reg_set_sized(cpu, CPU_GPR_OFF(X86_RBP), size, frame);
 }
 

@@ -999,6 +999,184 @@ TEST(cmpxchg16b_wants_alignment)
 	soft_guest_destroy(g);
 }
 
+/* --- 32-bit code -------------------------------------------------------------------------------
+ */
+
+static struct soft_guest *legacy_guest(void)
+{
+	struct soft_guest *g = soft_guest_create(1);
+
+	g->state.seg[X86_CS] = (struct x86_segment){0, ~0u, 0xc09b, SG_CS};
+	return g;
+}
+
+TEST(decimal_adjustments_are_those_of_the_manual)
+{
+	/* Results go to successive words at EDI. */
+	static const uint8_t code[] = {
+		0xbf, 0x00, 0x00, 0x02, 0x00, /* mov edi, 0x20000 */
+		0xb0, 0x79,                   /* mov al, 0x79 */
+		0x04, 0x35,                   /* add al, 0x35 */
+		0x27,                         /* daa */
+		0xe8, 0x40, 0x00, 0x00, 0x00, /* call put */
+		0xb0, 0x35,                   /* mov al, 0x35 */
+		0x2c, 0x47,                   /* sub al, 0x47 */
+		0x2f,                         /* das */
+		0xe8, 0x36, 0x00, 0x00, 0x00, /* call put */
+		0x66, 0xb8, 0x09, 0x01,       /* mov ax, 0x0109 */
+		0x04, 0x08,                   /* add al, 8 */
+		0x37,                         /* aaa */
+		0xe8, 0x2a, 0x00, 0x00, 0x00, /* call put */
+		0x66, 0xb8, 0x03, 0x02,       /* mov ax, 0x0203 */
+		0x2c, 0x08,                   /* sub al, 8 */
+		0x3f,                         /* aas */
+		0xe8, 0x1e, 0x00, 0x00, 0x00, /* call put */
+		0x66, 0xb8, 0x63, 0x00,       /* mov ax, 99 */
+		0xd4, 0x0a,                   /* aam */
+		0xe8, 0x13, 0x00, 0x00, 0x00, /* call put */
+		0x66, 0xb8, 0x05, 0x09,       /* mov ax, 0x0905 */
+		0xd5, 0x0a,                   /* aad */
+		0xe8, 0x08, 0x00, 0x00, 0x00, /* call put */
+		0xf9,                         /* stc */
+		0xd6,                         /* db 0xd6 */
+		0xe8, 0x01, 0x00, 0x00, 0x00, /* call put */
+		0xf4,                         /* hlt */
+		0x9c,                         /* put: pushfd */
+		0x66, 0x89, 0x07,             /* mov [edi], ax */
+		0x58,                         /* pop eax */
+		0x66, 0x89, 0x47, 0x02,       /* mov [edi + 2], ax */
+		0x83, 0xc7, 0x04,             /* add edi, 4 */
+		0xc3,                         /* ret */
+	};
+	static const struct {
+		uint16_t ax, flags;
+	} want[] = {
+		{0x0014, RFLAGS_CF | RFLAGS_AF | RFLAGS_PF}, /* 79 + 35 = 114; AH was 0 */
+		{0x0088, RFLAGS_CF | RFLAGS_AF | RFLAGS_SF | RFLAGS_PF},
+		{0x0207, RFLAGS_CF | RFLAGS_AF},
+		{0x0105, RFLAGS_CF | RFLAGS_AF},
+		{0x0909, RFLAGS_PF},
+		{0x005f, RFLAGS_PF},
+		{0x00ff, RFLAGS_CF},
+	};
+	static const uint16_t defined[] = {RFLAGS_ARITH & ~RFLAGS_OF,
+					   RFLAGS_ARITH & ~RFLAGS_OF,
+					   RFLAGS_CF | RFLAGS_AF,
+					   RFLAGS_CF | RFLAGS_AF,
+					   RFLAGS_PF | RFLAGS_SF | RFLAGS_ZF,
+					   RFLAGS_PF | RFLAGS_SF | RFLAGS_ZF,
+					   RFLAGS_CF};
+	struct soft_guest *g = legacy_guest();
+
+	CHECK_EQ(ENGINE_EXIT_HALTED, soft_guest_run_code(g, code, sizeof(code)));
+	for (unsigned i = 0; i < ARRAY_SIZE(want); i++) {
+		uint64_t got = sg_get64(g, SG_DATA + i * 4);
+		uint16_t ax = i == 0 || i == 1 || i == 6 ? got & 0xff : got & 0xffff;
+
+		CHECK_EQ(want[i].ax, ax);
+		CHECK_EQ(want[i].flags, got >> 16 & defined[i]);
+	}
+	soft_guest_destroy(g);
+}
+
+TEST(aam_by_zero_is_a_divide_error_and_bound_has_its_own)
+{
+	static const uint8_t aam0[] = {
+		0xd4, 0x00, /* aam 0 */
+	};
+	static const uint8_t range[] = {
+		0xc7, 0x05, 0x00, 0x00, 0x02, 0x00,
+		0xfb, 0xff, 0xff, 0xff, /* mov dword [0x20000], -5 */
+		0xc7, 0x05, 0x04, 0x00, 0x02, 0x00,
+		0x0a, 0x00, 0x00, 0x00,             /* mov dword [0x20004], 10 */
+		0xb8, 0xfb, 0xff, 0xff, 0xff,       /* mov eax, -5 */
+		0x62, 0x05, 0x00, 0x00, 0x02, 0x00, /* bound eax, [0x20000] */
+		0xb8, 0x0b, 0x00, 0x00, 0x00,       /* mov eax, 11 */
+		0x62, 0x05, 0x00, 0x00, 0x02, 0x00, /* bound eax, [0x20000] */
+	};
+	struct soft_guest *g = legacy_guest();
+
+	CHECK_EQ(ENGINE_EXIT_DEBUG, soft_guest_run_code(g, aam0, sizeof(aam0)));
+	CHECK_EQ(X86_EXC_DE, g->info.vector);
+	CHECK_EQ(ENGINE_EXIT_DEBUG, soft_guest_run_code(g, range, sizeof(range)));
+	CHECK_EQ(X86_EXC_BR, g->info.vector);
+	CHECK_EQ(11, g->state.gpr[X86_RAX]);
+	soft_guest_destroy(g);
+}
+
+TEST(pusha_is_all_or_nothing_and_popa_skips_esp)
+{
+	static const uint8_t code[] = {
+		0x60,       /* pusha */
+		0x31, 0xc0, /* xor eax, eax */
+		0x31, 0xf6, /* xor esi, esi */
+		0x61,       /* popa */
+		0xf4,       /* hlt */
+	};
+	struct soft_guest *g = legacy_guest();
+
+	for (unsigned i = 0; i < 8; i++)
+		if (i != X86_RSP)
+			g->state.gpr[i] = 0x1000 + i;
+	g->state.gpr[X86_RSP] = 0x2f010;
+	sg_map(g, 0x2e000, 0);
+	CHECK_EQ(ENGINE_EXIT_DEBUG, soft_guest_run_code(g, code, sizeof(code)));
+	CHECK_EQ(X86_EXC_PF, g->info.vector);
+	CHECK_EQ(0x2f010, g->state.gpr[X86_RSP]);
+	CHECK_EQ(0, sg_get64(g, 0x2f008));
+	sg_map(g, 0x2e000, 0x2e000 | SG_PTE);
+	CHECK_EQ(ENGINE_EXIT_HALTED, sg_run(g));
+	CHECK_EQ(0x1000, g->state.gpr[X86_RAX]);
+	CHECK_EQ(0x1006, g->state.gpr[X86_RSI]);
+	CHECK_EQ(0x2f010, g->state.gpr[X86_RSP]);
+	CHECK_EQ(0x2f010, sg_get64(g, 0x2effc) & 0xffffffff); /* ESP as it was */
+	soft_guest_destroy(g);
+}
+
+TEST(address_size_prefixes_choose_the_count_and_index_registers)
+{
+	static const uint8_t code[] = {
+		0xb9, 0x00, 0x00, 0x01, 0x00, /* mov ecx, 0x10000 */
+		0x67, 0xe3, 0x01,             /* jcxz taken */
+		0xf4,                         /* hlt */
+		0xbf, 0x00, 0x00, 0x02, 0x10, /* taken: mov edi, 0x10020000 */
+		0xb9, 0x02, 0x00, 0xff, 0xff, /* mov ecx, 0xffff0002 */
+		0xb0, 0x66,                   /* mov al, 0x66 */
+		0xf3, 0x67, 0xaa,             /* a16 rep stosb */
+		0xb9, 0x01, 0x00, 0x03, 0x00, /* mov ecx, 0x30001 */
+		0x67, 0xe2, 0xe9,             /* a16 loop taken */
+		0xbb, 0x01, 0x00, 0x00, 0x00, /* mov ebx, 1 */
+		0xf4,                         /* hlt */
+	};
+	struct soft_guest *g = legacy_guest();
+
+	CHECK_EQ(ENGINE_EXIT_HALTED, soft_guest_run_code(g, code, sizeof(code)));
+	CHECK_EQ(1, g->state.gpr[X86_RBX]);
+	CHECK_EQ(0x30000, g->state.gpr[X86_RCX]);
+	CHECK_EQ(0x10020002, g->state.gpr[X86_RDI]);
+	CHECK_EQ(0x6666, sg_get64(g, 0) & 0xffffff);
+	soft_guest_destroy(g);
+}
+
+TEST(a_jump_beyond_the_code_limit_faults_at_the_jump)
+{
+	static const uint8_t code[] = {
+		0x90,                         /* nop */
+		0xe9, 0xfa, 0x1f, 0x00, 0x00, /* jmp 0x10000 + 0x2000 */
+	};
+	struct soft_guest *g = legacy_guest();
+
+	g->state.seg[X86_CS].base = SG_CODE;
+	g->state.seg[X86_CS].limit = 0xfff;
+	sg_put(g, SG_CODE, code, sizeof(code));
+	g->state.rip = 0;
+	sg_load(g);
+	CHECK_EQ(ENGINE_EXIT_DEBUG, sg_run(g));
+	CHECK_EQ(X86_EXC_GP, g->info.vector);
+	CHECK_EQ(1, g->state.rip);
+	soft_guest_destroy(g);
+}
+
 /* --- state and time ----------------------------------------------------------------------------
  */
 
