@@ -241,12 +241,35 @@ static inline void fix_mode(struct fixture *f, enum fix_mode mode)
 	cpu->rip = FIX_CODE;
 }
 
+/* There is one fixture at a time: the next one replaces it, exit ends it. */
+static struct fixture *fix_live;
+
+static inline void fix_destroy(void)
+{
+	struct fixture *f = fix_live;
+
+	if (!f)
+		return;
+	fix_live = NULL;
+	vec_destroy(f->cpu);
+	block_cache_destroy(f->cpu);
+	mmu_destroy(f->cpu);
+	mem_destroy(f->vm.mem);
+	free(f->cpu);
+	free(f);
+}
+
 static inline struct fixture *fixture_create(enum fix_mode mode)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	const struct mem_range *r;
 	struct error err = {0};
 
+	if (fix_live)
+		fix_destroy();
+	else
+		atexit(fix_destroy);
+	fix_live = f;
 	f->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*f->cpu), 64));
 	memset(f->cpu, 0, sizeof(*f->cpu));
 	if (cpu_model_resolve(&f->model, "max", &err))
