@@ -99,10 +99,6 @@ static const struct zydis_reason decoded_otherwise[] = {
 
 /* Instructions that we decode and Zydis does not. */
 static const struct { uint8_t map, opcode; bool vector; const char *why; } not_in_zydis[] = {
-	{MAP_0F, 0x20, false, "handlers raise #UD for control registers that do not exist"},
-	{MAP_0F, 0x22, false, "likewise"},
-	{MAP_0F, 0x21, false, "likewise for debug registers"},
-	{MAP_0F, 0x23, false, "likewise"},
 	{MAP_0F38, 0xb4, true, "AVX-IFMA is younger than Zydis 4.0"},
 	{MAP_0F38, 0xb5, true, "likewise"},
 	{MAP_0F, 0x2a, true, "VCVTSI2SD: EVEX.b without W is accepted by CPUs (seen on Zen 5)"},

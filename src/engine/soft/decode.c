@@ -19,8 +19,8 @@
  * VEX and EVEX do not exist in real and virtual-8086 mode.  The decoder does not know these modes
  * (they decode as 16-bit code); the handlers of such rows raise #UD.
  *
- * An invalid instruction is as long as its ModRM operand says, since a CPU fetches that much before
- * it raises #UD.  Pure functions, any thread. */
+ * An invalid instruction is as long as its ModRM operand (and in map 0F3A its immediate) says,
+ * since a CPU fetches that much before it raises #UD.  Pure functions, any thread. */
 #include "engine/cpu_model.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/insn.h"
@@ -193,7 +193,7 @@ static unsigned dec_evex4(struct dec *d)
 	d->bad |= !d->mode64 && d->v2;
 	if (!d->mode64)
 		d->r2 = 0;
-	return d->bad ? 0 : dec_evex[d->mode64][map][p[4]];
+	return map == 0xff ? 0 : dec_evex[d->mode64][map][p[4]];
 }
 
 static unsigned dec_legacy_opcode(struct dec *d, struct insn *in)
@@ -751,11 +751,21 @@ static bool dec_invalid_has_modrm(const struct dec *d, const struct insn *in)
 	return d->enc != ENC_LEGACY || dec_has_modrm[in->map][in->opcode / 8] >> in->opcode % 8 & 1;
 }
 
-static void dec_invalid(struct dec *d, struct insn *in)
+/* Everything in map 0F3A has an immediate byte, defined or not. */
+static const struct dec_row *dec_invalid_row(const struct dec *d, const struct insn *in)
 {
 	static const struct dec_row with_modrm = {.flags = DEC_MODRM, .size = DEC_SIZE_V};
+	static const struct dec_row with_imm = {
+		.flags = DEC_MODRM, .size = DEC_SIZE_V, .imm = DEC_IMM_B};
 
-	dec_operands(d, in, dec_invalid_has_modrm(d, in) ? &with_modrm : &dec_rows[INSN_bad]);
+	if (in->map == MAP_0F3A)
+		return &with_imm;
+	return dec_invalid_has_modrm(d, in) ? &with_modrm : &dec_rows[INSN_bad];
+}
+
+static void dec_invalid(struct dec *d, struct insn *in)
+{
+	dec_operands(d, in, dec_invalid_row(d, in));
 	dec_set_invalid(in);
 }
 

@@ -21,7 +21,7 @@ VEX_MAPS = {"0F": 0, "0F38": 1, "0F3A": 2}
 EVEX_MAPS = {"0F": 0, "0F38": 1, "0F3A": 2, "MAP5": 3, "MAP6": 4}
 VEX_L = {"128": {0}, "256": {1}, "512": {2}, "L0": {0}, "L1": {1}}
 # The order in which a tree asks.  Children per question.
-QUESTIONS = (("prefix", 4), ("mod", 2), ("reg", 8), ("rm", 8), ("w", 2), ("l", 4), ("rexb", 2))
+QUESTIONS = (("prefix", 4), ("mod", 2), ("reg", 8), ("rm", 8), ("w", 2), ("l", 4), ("rexr", 2), ("rexb", 2))
 
 FLAG_BITS = {"c": 0, "p": 2, "a": 4, "z": 6, "s": 7, "t": 8, "i": 9, "d": 10, "o": 11}
 BYTES = {"b": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "qq": 32, "zz": 64}
@@ -198,8 +198,8 @@ class Row:
             self.sets["mod"] = {int(w == "mod=r")}
         elif m := re.fullmatch(r"r=([\d,-]+)", w):
             self.r_set = self.parse_set(m[1])
-        elif w in ("rexb=0", "rexb=1"):
-            self.sets["rexb"] = {int(w[-1])}
+        elif m := re.fullmatch(r"(rex[rb])=([01])", w):
+            self.sets[m[1]] = {int(m[2])}
         elif w in ("W0", "W1"):
             self.sets["w"] = {int(w[1])}
         elif w in ("i64", "o64"):

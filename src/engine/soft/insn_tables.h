@@ -17,6 +17,7 @@ enum tree_kind {
 	TREE_RM,     /* 8: ModRM.rm */
 	TREE_W,      /* 2: REX.W, VEX.W, EVEX.W */
 	TREE_L,      /* 4: VEX.L, EVEX.L'L (2 when it is a rounding mode) */
+	TREE_REXR,   /* 2: REX.R */
 	TREE_REXB,   /* 2: REX.B */
 };
 
