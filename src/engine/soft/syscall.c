@@ -9,29 +9,29 @@
 #include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/seg.h"
 
-/* Flat segments that no descriptor was read for. */
+/* A flat segment that no descriptor was read for.  Field by field: a structure built elsewhere and
+ * copied would stall on its own stores, on the hottest path between user and kernel. */
+static void set_flat(struct cpu *cpu, unsigned seg, uint16_t sel, unsigned cpl, uint32_t attr)
+{
+	struct cpu_seg *s = &cpu->seg[seg];
+
+	s->selector = (sel & ~3u) | cpl;
+	s->base = 0;
+	s->limit = 0xffffffff;
+	s->attr = attr | X86_SEG_G | X86_SEG_P | cpl << 5 | X86_SEG_S | SEG_TYPE_RW |
+		  SEG_TYPE_ACCESSED;
+	s->flat = seg == X86_CS ? SEG_FLAT_READ : SEG_FLAT_READ | SEG_FLAT_WRITE;
+}
+
 static void set_code(struct cpu *cpu, uint16_t sel, unsigned cpl, uint32_t size_bit)
 {
-	struct cpu_seg cs = {
-		.selector = (sel & ~3u) | cpl,
-		.limit = 0xffffffff,
-		.attr = X86_SEG_G | size_bit | X86_SEG_P | cpl << 5 | X86_SEG_S | SEG_TYPE_CODE |
-			SEG_TYPE_RW | SEG_TYPE_ACCESSED,
-		.flat = SEG_FLAT_READ,
-	};
-
-	seg_set_cs(cpu, &cs, cpl);
+	set_flat(cpu, X86_CS, sel, cpl, SEG_TYPE_CODE | size_bit);
+	cpu->cpl = cpl;
 }
 
 static void set_stack(struct cpu *cpu, uint16_t sel, unsigned cpl)
 {
-	cpu->seg[X86_SS] = (struct cpu_seg){
-		.selector = (sel & ~3u) | cpl,
-		.limit = 0xffffffff,
-		.attr = X86_SEG_G | X86_SEG_DB | X86_SEG_P | cpl << 5 | X86_SEG_S | SEG_TYPE_RW |
-			SEG_TYPE_ACCESSED,
-		.flat = SEG_FLAT_READ | SEG_FLAT_WRITE,
-	};
+	set_flat(cpu, X86_SS, sel, cpl, X86_SEG_DB);
 }
 
 /* --- SYSCALL and SYSRET ------------------------------------------------------------------------
