@@ -265,14 +265,12 @@ static void transfer_task(struct cpu *cpu, struct desc *d, bool call)
 	struct desc tss;
 
 	check_task_privilege(cpu, d);
-	if (desc_type(d) != DESC_TASK_GATE) {
-		check_present(cpu, d);
-		task_switch(cpu, d, why, NULL);
-		return;
-	}
 	check_present(cpu, d);
-	task_fetch_tss(cpu, d->raw >> 16, 0, &tss);
-	task_switch(cpu, &tss, why, NULL);
+	if (desc_type(d) == DESC_TASK_GATE) {
+		task_fetch_tss(cpu, d->raw >> 16, 0, &tss);
+		d = &tss;
+	}
+	task_switch(cpu, d, why, NULL);
 }
 
 /* --- JMP and CALL ------------------------------------------------------------------------------
