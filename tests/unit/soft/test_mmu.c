@@ -2,6 +2,9 @@
  * words them; what the TLB may keep; accesses over page edges, to devices and to code pages. */
 #include "soft_fixture.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 /* Page tables of one linear address: the table of level n is at TABLE(n), n = 1 for the last. */
 #define TABLE(n)   (0x100000ull + (n)*0x1000)
 #define OTHER_PT   0x110000ull
@@ -1119,6 +1122,52 @@ TEST(read_modify_write_faults_as_a_write_before_reading)
 	CHECK_EQ(0, rmw(f, LIN + 8, false));
 	CHECK_EQ(2, device.nr);
 	CHECK_EQ(0x8978675645342312, device.value);
+}
+
+/* --- another CPU at the same tables ----------------------------------------------------------- */
+
+enum { ROUNDS = 1000000, COUNT_SHIFT = 52, COUNT_MASK = 0x7f };
+
+struct changer {
+	_Atomic uint64_t *entry;
+	_Atomic bool stop;
+	_Atomic uint64_t changes;
+};
+
+/* Counts in bits 58-52 of the entry, which the CPU ignores. */
+static void *change_entry(void *arg)
+{
+	struct changer *c = arg;
+
+	for (; !atomic_load_explicit(&c->stop, memory_order_relaxed); c->changes++) {
+		uint64_t v = atomic_load(c->entry), next, count;
+
+		do {
+			count = ((v >> COUNT_SHIFT) + 1) & COUNT_MASK;
+			next = (v & ~((uint64_t)COUNT_MASK << COUNT_SHIFT)) | count << COUNT_SHIFT;
+		} while (!atomic_compare_exchange_weak(c->entry, &v, next));
+	}
+	return NULL;
+}
+
+TEST(setting_a_and_d_loses_no_change_by_another_cpu)
+{
+	struct fixture *f = two_frames();
+	struct changer c = {.entry = (void *)fix_ram(f, entry_at(F_4LEVEL, LIN, 1))};
+	pthread_t other;
+
+	CHECK_EQ(0, pthread_create(&other, NULL, change_entry, &c));
+	while (!c.changes)
+		sched_yield();
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		atomic_fetch_and(c.entry, ~(PTE_A | PTE_D));
+		tlb_flush_page(f->cpu, LIN);
+		st64(f->cpu, LIN, i);
+		CHECK_EQ(PTE_A | PTE_D, atomic_load(c.entry) & (PTE_A | PTE_D));
+	}
+	atomic_store(&c.stop, true);
+	pthread_join(other, NULL);
+	CHECK_EQ(c.changes & COUNT_MASK, atomic_load(c.entry) >> COUNT_SHIFT & COUNT_MASK);
 }
 
 /* --- code pages and dirty pages --------------------------------------------------------------- */
