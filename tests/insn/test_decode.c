@@ -79,14 +79,12 @@ TEST(sixteen_bytes_are_too_long)
 	memset(bytes, 0x66, sizeof(bytes));
 	CHECK_EQ(INSN_TOO_LONG, insn_decode(&in, bytes, 32, INSN_MODE_64, &m));
 	CHECK_EQ(INSN_TOO_LONG, insn_decode(&in, bytes, 15, INSN_MODE_64, &m));
-	bytes[12] = 0x81; /* add dword ptr [rax], imm32: 12 + 1 + 1 + 4 */
-	bytes[13] = 0x00;
-	bytes[11] = 0x2e;
-	bytes[10] = 0x2e;
-	CHECK_EQ(INSN_TOO_LONG, insn_decode(&in,
-					    BYTES(0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e,
-						  0x2e, 0x2e, 0x81, 0, 1, 2, 3, 4),
-					    32, INSN_MODE_64, &m));
+	bytes[10] = 0x81; /* add dword ptr [rax], imm32: 10 + 1 + 1 + 4 */
+	bytes[11] = 0x00;
+	memset(bytes, 0x2e, 10); /* not 66h: the immediate has four bytes */
+	CHECK_EQ(INSN_TOO_LONG, insn_decode(&in, bytes, 32, INSN_MODE_64, &m));
+	CHECK_EQ(INSN_TOO_LONG, insn_decode(&in, bytes, 15, INSN_MODE_64, &m));
+	CHECK_EQ(INSN_SHORT, insn_decode(&in, bytes, 14, INSN_MODE_64, &m));
 }
 
 TEST(a_cut_instruction_asks_for_more_bytes)

@@ -182,7 +182,7 @@ static unsigned dec_evex4(struct dec *d)
 	dec_vex_payload(d, p[2]);
 	dec_inverted_rxb(d, p[1]);
 	d->r2 = ~p[1] & 16;
-	d->v2 = ~p[3] << 1 & 16;
+	d->v2 = p[3] & 8 ? 0 : 16;
 	d->w = p[2] >> 7;
 	d->l = p[3] >> 5 & 3;
 	d->evex_b = p[3] >> 4 & 1;
@@ -834,7 +834,7 @@ enum insn_result insn_decode(struct insn *in, const uint8_t *p, size_t avail, en
 	}
 	insn_init(in, d.p);
 	dec_instruction(&d, in);
-	if (d.pos > avail || (d.pos >= MAX_LEN && avail < MAX_LEN))
+	if (avail < MAX_LEN && (d.pos > avail || !in->exec))
 		return INSN_SHORT;
 	if (d.pos > MAX_LEN || !in->exec)
 		return INSN_TOO_LONG;
