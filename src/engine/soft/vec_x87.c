@@ -220,6 +220,29 @@ static void done(struct cpu *cpu)
 		vec_release(cpu);
 }
 
+static unsigned env_size(const struct insn *in)
+{
+	return in->opsize == 2 ? ENV16 : ENV32;
+}
+
+/* The first word is touched, then the last byte, then the rest: a page fault on the second page
+ * has the address of what found it. */
+static void probe_ends(struct cpu *cpu, const struct insn *in, gva_t lin, unsigned size, bool write)
+{
+	unsigned word = in->opsize == 2 ? 2 : 4;
+	gva_t last = lin + size - 1;
+
+	if (cpu->mode != INSN_MODE_64)
+		last = (uint32_t)last;
+	if (write) {
+		probe_write(cpu, lin, word);
+		probe_write(cpu, last, 1);
+	} else {
+		probe_read(cpu, lin, word);
+		probe_read(cpu, last, 1);
+	}
+}
+
 /* --- instructions -------------------------------------------------------------------------------
  */
 
@@ -249,11 +272,6 @@ static void store_env(struct cpu *cpu, const struct insn *in, gva_t lin, unsigne
 	st_bytes(cpu, lin, env, ENV32 + regs);
 }
 
-static unsigned env_size(const struct insn *in)
-{
-	return in->opsize == 2 ? ENV16 : ENV32;
-}
-
 void exec_fnstenv(struct cpu *cpu, const struct insn *in)
 {
 	gva_t lin;
@@ -261,7 +279,7 @@ void exec_fnstenv(struct cpu *cpu, const struct insn *in)
 	check_x87(cpu);
 	lin = insn_linear(cpu, in, env_size(in), true);
 	vec_check_ac(cpu, lin, in->opsize == 2 ? 2 : 4);
-	probe_write(cpu, lin, env_size(in));
+	probe_ends(cpu, in, lin, env_size(in), true);
 	vec_load(cpu);
 	__asm__ volatile("fnstenv (%0)" : : "r"(cpu->vec->bounce) : "memory");
 	store_env(cpu, in, lin, 0);
@@ -275,7 +293,7 @@ void exec_fnsave(struct cpu *cpu, const struct insn *in)
 	check_x87(cpu);
 	lin = insn_linear(cpu, in, env_size(in) + REGS, true);
 	vec_check_ac(cpu, lin, in->opsize == 2 ? 2 : 4);
-	probe_write(cpu, lin, env_size(in) + REGS);
+	probe_ends(cpu, in, lin, env_size(in) + REGS, true);
 	vec_load(cpu);
 	__asm__ volatile("fnsave (%0)" : : "r"(cpu->vec->bounce) : "memory");
 	store_env(cpu, in, lin, REGS);
@@ -290,6 +308,7 @@ static void load_env(struct cpu *cpu, const struct insn *in, gva_t lin, unsigned
 	uint16_t env16[(ENV16 + REGS) / 2];
 
 	vec_check_ac(cpu, lin, in->opsize == 2 ? 2 : 4);
+	probe_ends(cpu, in, lin, env_size(in) + regs, false);
 	if (in->opsize != 2) {
 		ld_bytes(cpu, lin, env, ENV32 + regs);
 		take_env32(cpu, env);

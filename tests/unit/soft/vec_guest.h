@@ -363,8 +363,8 @@ static inline bool outcomes_agree(const struct setup *in, const struct outcome *
 	at = differ_at(host->xsave, soft->xsave, X86_XSAVE_MAX);
 	if (at < X86_XSAVE_MAX) {
 		print_code(in);
-		printf("#   vector state byte %u: host %#x, soft %#x\n", at, host->xsave[at],
-		       soft->xsave[at]);
+		printf("#   vector state byte %u: was %#x, host %#x, soft %#x\n", at, in->xsave[at],
+		       host->xsave[at], soft->xsave[at]);
 		return false;
 	}
 	at = differ_at(host->data, soft->data, DATA_SIZE);

@@ -42,6 +42,7 @@ static inline bool random_is_mem(uint64_t r)
 static inline void random_modrm(struct setup *s, uint64_t r)
 {
 	uint8_t reg = (r & 7) << 3;
+	uint32_t end;
 
 	switch (r >> 3 & 7) {
 	case 0 ... 3:
@@ -59,10 +60,11 @@ static inline void random_modrm(struct setup *s, uint64_t r)
 		random_put(s, (uint8_t)((r >> 16 & 0xc0) | 3 << 3 | 6));
 		random_put(s, (uint8_t)(r >> 24) & 0x3f);
 		break;
-	default:
+	default: /* across the edge of the second data page, or off its end */
 		random_put(s, 0x80 | reg | 6);
+		end = (r >> 32 & 1 ? PAGE_SIZE : DATA_SIZE) - 0x400 - (uint32_t)(r >> 16 & 0x3f);
 		for (int i = 0; i < 4; i++)
-			random_put(s, (uint8_t)((PAGE_SIZE - 0x400 - (r >> 16 & 0x3f)) >> 8 * i));
+			random_put(s, (uint8_t)(end >> 8 * i));
 	}
 }
 
