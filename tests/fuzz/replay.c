@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MAX_INPUT = 1 << 16, DEFAULT_ROUNDS = 3000 };
+enum { MAX_BYTES = 1 << 16, DEFAULT_ROUNDS = 3000 };
 
 static uint64_t rng = 0x9e3779b97f4a7c15ull;
 
@@ -30,7 +30,7 @@ static size_t read_seed(const char *path, uint8_t *buf)
 
 	if (!f)
 		return 0;
-	n = fread(buf, 1, MAX_INPUT, f);
+	n = fread(buf, 1, MAX_BYTES, f);
 	fclose(f);
 	return n;
 }
@@ -69,7 +69,7 @@ static unsigned run_seeds(const char *dir, uint8_t *last, size_t *last_len)
 
 int main(int argc, char **argv)
 {
-	uint8_t *seed = calloc(1, MAX_INPUT), *buf = calloc(1, MAX_INPUT);
+	uint8_t *seed = calloc(1, MAX_BYTES), *buf = calloc(1, MAX_BYTES);
 	long rounds = argc > 2 ? atol(argv[2]) : DEFAULT_ROUNDS;
 	size_t seed_len = 64;
 	unsigned n;
@@ -78,7 +78,7 @@ int main(int argc, char **argv)
 		return 2;
 	n = run_seeds(argv[1], seed, &seed_len);
 	for (long i = 0; i < rounds; i++) {
-		memcpy(buf, seed, MAX_INPUT);
+		memcpy(buf, seed, MAX_BYTES);
 		LLVMFuzzerTestOneInput(buf, mutate(buf, seed_len));
 	}
 	printf("%u seeds and %ld mutations run\n", n, rounds);
