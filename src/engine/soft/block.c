@@ -134,6 +134,18 @@ static void purge_unlock(struct soft_vm *vm)
 	atomic_store_explicit(&vm->purge_lock, false, memory_order_release);
 }
 
+/* The page record of an address in guest RAM. */
+static struct mem_page *page_of(const struct soft_vm *vm, const uint8_t *hva)
+{
+	for (unsigned i = 0; i < vm->nr_ram; i++) {
+		uint64_t in = (uint64_t)((uintptr_t)hva - (uintptr_t)vm->ram[i].hva);
+
+		if (in < vm->ram[i].size)
+			return mem_page(vm->mem, vm->ram[i].gpa + in);
+	}
+	return NULL;
+}
+
 static uint64_t lines_of(unsigned offset, unsigned len)
 {
 	unsigned first = offset / 64, last = (offset + len - 1) / 64;
@@ -268,6 +280,16 @@ static gpa_t fetch_translate(struct cpu *cpu, gva_t lin)
 	const struct mmu_access a = {.lin = lin, .exec = true, .user = cpu->cpl == 3};
 
 	return mmu_translate(cpu, &a);
+}
+
+/* Where the bytes at lin are in RAM, NULL when they are not.  Usually the TLB knows. */
+static const uint8_t *code_hva(struct cpu *cpu, gva_t lin)
+{
+	const struct tlb_entry *e = tlb_slot(cpu->tlb->ex, lin);
+
+	if (likely(tlb_hit(e, lin, 1)))
+		return (const uint8_t *)(lin + e->addend);
+	return vm_hva(cpu->vm, fetch_translate(cpu, lin));
 }
 
 /* Code outside RAM (a flash device): read it as the bus would show it. */
@@ -423,41 +445,39 @@ static void decode_run(struct cpu *cpu, struct block *b, const uint8_t *buf, uns
 	}
 }
 
-static void block_place(struct cpu *cpu, struct block *b, gpa_t gpa, const uint8_t *hva)
+static void block_place(struct cpu *cpu, struct block *b, const uint8_t *hva)
 {
 	b->hva = hva;
 	b->mode_key = cpu->mode_key;
-	b->page = mem_page(cpu->vm->mem, gpa);
+	b->page = page_of(cpu->vm, hva);
 	b->flags = 0;
 	b->page2 = NULL;
 	b->hva2 = NULL;
 }
 
 /* An instruction whose bytes go on in the next page; NULL when that page is MMIO. */
-static struct block *block_decode_cross(struct cpu *cpu, gva_t lin, gpa_t gpa, const uint8_t *hva)
+static struct block *block_decode_cross(struct cpu *cpu, gva_t lin, const uint8_t *hva)
 {
 	struct block *b = block_alloc(cpu);
 	uint8_t buf[INSN_MAX_LEN];
 	gva_t lin2 = (lin & PAGE_MASK) + PAGE_SIZE;
-	gpa_t gpa2;
 
 	fetch_one(cpu, b, lin, buf);
-	block_place(cpu, b, gpa, hva);
+	block_place(cpu, b, hva);
 	if (b->len <= PAGE_SIZE - lin % PAGE_SIZE) {
 		block_commit(cpu, b, buf); /* the guest changed it meanwhile */
 		return b;
 	}
-	gpa2 = fetch_translate(cpu, cpu->mode == INSN_MODE_64 ? lin2 : (uint32_t)lin2);
-	b->hva2 = vm_hva(cpu->vm, gpa2);
-	b->page2 = mem_page(cpu->vm->mem, gpa2);
-	if (!b->hva2 || !b->page2)
+	b->hva2 = code_hva(cpu, cpu->mode == INSN_MODE_64 ? lin2 : (uint32_t)lin2);
+	if (!b->hva2)
 		return NULL;
+	b->page2 = page_of(cpu->vm, b->hva2);
 	b->flags = BLOCK_CROSS;
 	block_commit(cpu, b, buf);
 	return b;
 }
 
-static struct block *block_decode(struct cpu *cpu, gva_t lin, gpa_t gpa, const uint8_t *hva)
+static struct block *block_decode(struct cpu *cpu, gva_t lin, const uint8_t *hva)
 {
 	uint64_t seg_left = check_rip(cpu);
 	uint64_t avail = MIN(PAGE_SIZE - lin % PAGE_SIZE, (uint64_t)BLOCK_WINDOW);
@@ -468,8 +488,8 @@ static struct block *block_decode(struct cpu *cpu, gva_t lin, gpa_t gpa, const u
 	bytes_copy(buf, hva, (unsigned)avail);
 	decode_run(cpu, b, buf, (unsigned)avail);
 	if (!b->nr)
-		return seg_left < INSN_MAX_LEN ? NULL : block_decode_cross(cpu, lin, gpa, hva);
-	block_place(cpu, b, gpa, hva);
+		return seg_left < INSN_MAX_LEN ? NULL : block_decode_cross(cpu, lin, hva);
+	block_place(cpu, b, hva);
 	block_commit(cpu, b, buf);
 	return b;
 }
@@ -484,7 +504,7 @@ static bool cross_matches(struct cpu *cpu, const struct block *b, gva_t lin)
 		fault_gp(cpu, 0);
 	if (cpu->mode != INSN_MODE_64)
 		lin2 = (uint32_t)lin2;
-	return vm_hva(cpu->vm, fetch_translate(cpu, lin2)) == b->hva2;
+	return code_hva(cpu, lin2) == b->hva2;
 }
 
 static struct block *block_find(struct cpu *cpu, gva_t lin, const uint8_t *hva)
@@ -507,15 +527,17 @@ static struct block *block_find(struct cpu *cpu, gva_t lin, const uint8_t *hva)
 struct block *block_lookup_slow(struct cpu *cpu, gva_t lin)
 {
 	uint64_t seg_left = check_rip(cpu);
-	gpa_t gpa = fetch_translate(cpu, lin);
-	const uint8_t *hva = vm_hva(cpu->vm, gpa);
-	struct block *b = NULL;
+	const uint8_t *hva;
+	struct block *b;
 
-	if (!hva || !mem_page(cpu->vm->mem, gpa))
+	if (cpu->mode != INSN_MODE_64)
+		lin = block_code_linear(cpu); /* check_rip has cut EIP */
+	hva = code_hva(cpu, lin);
+	if (!hva)
 		return block_once(cpu, lin);
 	b = block_find(cpu, lin, hva);
 	while (!b) {
-		b = block_decode(cpu, lin, gpa, hva);
+		b = block_decode(cpu, lin, hva);
 		if (!b)
 			return block_once(cpu, lin);
 		if (block_validate(cpu, b))

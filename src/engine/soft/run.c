@@ -148,7 +148,7 @@ static inline void run_insns(struct cpu *cpu, const struct insn *in, unsigned nr
 		in->exec(cpu, in);
 		in++;
 	} while (likely(in < cpu->run_end));
-	cpu->stats.insns += (uint64_t)(in - cpu->run_first);
+	cpu->stats.insns += likely(cpu->run_end) ? nr : (uint64_t)(in - cpu->run_first);
 	cpu->in = NULL;
 }
 
@@ -286,19 +286,23 @@ static bool unwound(struct cpu *cpu)
 	return cpu->unwind_why == UNWIND_EXIT;
 }
 
+/* Apart from run_guarded: there the compiler may keep nothing in registers. */
+static __attribute__((noinline, hot)) void run_fast(struct cpu *cpu)
+{
+	while (likely(!wants_attention(cpu))) {
+		const struct block *b = block_lookup(cpu);
+
+		run_insns(cpu, b->insns, b->nr);
+	}
+}
+
 static __attribute__((noinline)) void run_guarded(struct cpu *cpu)
 {
 	if (__builtin_setjmp(cpu->unwind_buf) && unwound(cpu))
 		return;
-	for (;;) {
-		while (likely(!wants_attention(cpu))) {
-			const struct block *b = block_lookup(cpu);
-
-			run_insns(cpu, b->insns, b->nr);
-		}
-		if (attend(cpu))
-			return;
-	}
+	do
+		run_fast(cpu);
+	while (!attend(cpu));
 }
 
 enum engine_exit run_cpu(struct cpu *cpu)
