@@ -124,6 +124,32 @@ GUEST static uint64_t guest_vm(uint64_t n)
 	return acc;
 }
 
+/* Fresh code: writes a function of 8 instructions into each of n pages and calls it twice. */
+GUEST static uint64_t guest_fresh(uint64_t n)
+{
+	uint64_t sum = 0;
+
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t *p = (uint64_t *)(0x200000 + i * 4096);
+
+		p[0] = 0xc0ffc0ffc0ffc031; /* xor eax, eax; inc eax x 3 */
+		p[1] = 0xc3c0ffc0ffc0ff90; /* nop; inc eax x 3; ret */
+		for (unsigned j = 0; j < 2; j++)
+			sum += ((uint64_t(*)(void))(uintptr_t)p)();
+	}
+	return sum;
+}
+
+/* Many blocks: calls one function in each of 1024 pages, over and over. */
+GUEST static uint64_t guest_spread(uint64_t n)
+{
+	uint64_t sum = guest_fresh(1024);
+
+	for (uint64_t i = 0; i < n; i++)
+		sum += ((uint64_t(*)(void))(0x200000 + i % 1024 * 4096))();
+	return sum;
+}
+
 struct workload {
 	const char *name;
 	uint64_t (*fn)(uint64_t n);
@@ -131,8 +157,9 @@ struct workload {
 };
 
 static const struct workload workloads[] = {
-	{"alu", guest_alu, 5000000},    {"fib", guest_fib, 30},    {"sort", guest_sort, 100000},
-	{"table", guest_table, 400000}, {"vm", guest_vm, 4000000},
+	{"alu", guest_alu, 5000000},       {"fib", guest_fib, 30},    {"sort", guest_sort, 100000},
+	{"table", guest_table, 400000},    {"vm", guest_vm, 4000000}, {"fresh", guest_fresh, 1400},
+	{"spread", guest_spread, 1000000},
 };
 
 static uint64_t cpu_us(void)
