@@ -155,6 +155,34 @@ trap_caught:				# rsp was set from the struct
 	pop %rbx
 	ret
 
+# void paging_switch(u64 cr3, u64 cr4): out of long mode and in again with another kind of paging.
+	.globl paging_switch
+paging_switch:
+	push %rbx
+	push %rbp
+	pushfq
+	cli
+	mov %rdi, %rbx
+	mov %rsi, %rbp
+	pushq $0x18
+	pushq $1f
+	lretq
+	.code32
+1:	mov %cr0, %eax
+	and $0x7fffffff, %eax
+	mov %eax, %cr0
+	mov %ebp, %cr4
+	mov %ebx, %cr3
+	mov %cr0, %eax
+	or $0x80000000, %eax
+	mov %eax, %cr0
+	ljmp $0x08, $1f
+	.code64
+1:	popfq
+	pop %rbp
+	pop %rbx
+	ret
+
 # Start-up code of the other CPUs, copied to 0x8000: real mode to the code above.
 	.globl ap_trampoline, ap_trampoline_end
 	.code16
