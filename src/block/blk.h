@@ -45,8 +45,8 @@ int blk_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap);
 enum blk_extent { BLK_EXT_DATA, BLK_EXT_ZERO, BLK_EXT_HOLE };
 int blk_extent(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what);
 
-/* Change the virtual size, with nothing else in flight; new bytes read as zeroes.  -ENOTSUP when the
- * format cannot. */
+/* Change the virtual size, with nothing else in flight; new bytes read as zeroes.  -ENOTSUP when
+ * the format cannot. */
 int blk_resize(struct blk *b, uint64_t size);
 
 /* Asynchronous requests on a small pool of threads, for devices.  done() runs on a pool thread;

@@ -397,7 +397,8 @@ static int null_open(struct chardev *c, const char *arg, struct error *err)
 static const struct chr_kind chr_file = {.name = "file", .has_arg = true, .open = file_open};
 static const struct chr_kind chr_null = {.name = "null", .open = null_open};
 
-static const struct chr_kind *const kinds[] = {&chr_stdio, &chr_file, &chr_unix, &chr_null};
+static const struct chr_kind *const kinds[] = {&chr_stdio, &chr_stdout, &chr_file, &chr_unix,
+					       &chr_null};
 
 /* ---- open and close ---- */
 
@@ -441,7 +442,8 @@ int chr_open(struct chardev **out, const char *spec, struct evloop *loop, struct
 	kind = find_kind(spec, &arg);
 	if (!kind)
 		return err_set(err, EINVAL,
-			       "console '%s' is none of stdio, file=PATH, unix=PATH, null", spec);
+			       "console '%s' is none of stdio, stdout, file=PATH, unix=PATH, null",
+			       spec);
 	c = chr_alloc(loop);
 	if (!c)
 		return err_errno(err, ENOMEM, "console");

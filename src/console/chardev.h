@@ -13,11 +13,11 @@ struct chardev;
 struct error;
 struct evloop;
 
-/* spec: "stdio", "file=PATH", "unix=PATH" (listens; one client at a time), "null".
- * stdio puts a terminal into raw mode until chr_close; Ctrl-A x calls the quit handler, on the
- * loop, Ctrl-A a sends a Ctrl-A, Ctrl-A h lists the keys.  When standard input is no terminal all
- * bytes are the guest's, and its end is merely the end of input.  stdio and unix ignore SIGPIPE for
- * the whole process. */
+/* spec: "stdio", "stdout" (output only), "file=PATH", "unix=PATH" (listens; one client at a time),
+ * "null". stdio puts a terminal into raw mode until chr_close; Ctrl-A x calls the quit handler, on
+ * the loop, Ctrl-A a sends a Ctrl-A, Ctrl-A h lists the keys.  When standard input is no terminal
+ * all bytes are the guest's, and its end is merely the end of input.  stdio and unix ignore SIGPIPE
+ * for the whole process. */
 int chr_open(struct chardev **out, const char *spec, struct evloop *loop, struct error *err);
 void chr_close(struct chardev *c); /* drains what it can without blocking long, restores the tty */
 

@@ -69,4 +69,4 @@ void chr_drop_out(struct chardev *c);
 /* While on, a full buffer loses its oldest bytes; off: they go to the reader that has come. */
 void chr_keep_latest(struct chardev *c, bool on);
 
-extern const struct chr_kind chr_stdio, chr_unix;
+extern const struct chr_kind chr_stdio, chr_stdout, chr_unix;

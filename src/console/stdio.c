@@ -63,3 +63,11 @@ static void stdio_close(struct chardev *c)
 }
 
 const struct chr_kind chr_stdio = {.name = "stdio", .open = stdio_open, .close = stdio_close};
+
+static int stdout_open(struct chardev *c, const char *arg, struct error *err)
+{
+	signal(SIGPIPE, SIG_IGN);
+	return open_output(c, err);
+}
+
+const struct chr_kind chr_stdout = {.name = "stdout", .open = stdout_open};

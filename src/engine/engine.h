@@ -47,7 +47,8 @@ struct engine_cpu_ops {
 	bool (*msr_read)(void *opaque, uint32_t index, uint64_t *value);
 	bool (*msr_write)(void *opaque, uint32_t index, uint64_t value);
 
-	/* The CPU takes the interrupt engine_cpu_intr announced: its vector, -1 when it has gone. */
+	/* The CPU takes the interrupt engine_cpu_intr announced: its vector, -1 when it has gone.
+	 */
 	int (*intr_ack)(void *opaque);
 
 	/* CR8 = task priority [7:4]. */
@@ -72,7 +73,7 @@ struct engine_vm_config {
 	struct mem *mem; /* borrowed; its RAM map is complete */
 	unsigned nr_cpus;
 	const struct cpu_model *model; /* borrowed; engine/cpu_model.h */
-	const char *options;           /* what followed the comma in --engine soft,tier=interp; or "" */
+	const char *options; /* what followed the comma in --engine soft,tier=interp; or "" */
 };
 
 struct engine_debug {
@@ -81,10 +82,10 @@ struct engine_debug {
 };
 
 struct engine_stats {
-	uint64_t insns;         /* guest instructions retired */
+	uint64_t insns; /* guest instructions retired */
 	uint64_t blocks_decoded;
 	uint64_t tlb_fills;
-	uint64_t smc_hits;      /* decoded blocks dropped because their bytes were written */
+	uint64_t smc_hits; /* decoded blocks dropped because their bytes were written */
 	uint64_t exits_mmio, exits_pio;
 	uint64_t interrupts, exceptions;
 };
@@ -112,7 +113,8 @@ struct engine {
 	void (*cpu_get)(struct engine_cpu *cpu, struct x86_state *s);
 	int (*cpu_set)(struct engine_cpu *cpu, const struct x86_state *s, struct error *err);
 	void (*cpu_debug)(struct engine_cpu *cpu, const struct engine_debug *d);
-	void (*cpu_stats)(struct engine_cpu *cpu, struct engine_stats *st); /* any thread, approximate */
+	void (*cpu_stats)(struct engine_cpu *cpu,
+			  struct engine_stats *st); /* any thread, approximate */
 
 	/* Guest TSC of this CPU now, and its rate.  For the TSC-deadline timer and kvm-clock.
 	 * Any thread. */

@@ -21,7 +21,7 @@ struct x86_segment {
 	uint32_t attr;
 	uint16_t selector;
 };
-#define X86_SEG_TYPE(attr) ((attr) & 15u)
+#define X86_SEG_TYPE(attr) ((attr)&15u)
 #define X86_SEG_S          (1u << 4)
 #define X86_SEG_DPL(attr)  (((attr) >> 5) & 3u)
 #define X86_SEG_P          (1u << 7)
@@ -58,12 +58,12 @@ struct x86_state {
 	uint32_t pkru;
 
 	/* Between-instruction state. */
-	uint8_t mp_state;        /* enum x86_mp_state */
-	uint8_t int_shadow;      /* 1: STI, 2: MOV SS/POP SS; covers the next instruction */
-	uint8_t nmi_masked;      /* an NMI handler has not done IRET yet */
+	uint8_t mp_state;   /* enum x86_mp_state */
+	uint8_t int_shadow; /* 1: STI, 2: MOV SS/POP SS; covers the next instruction */
+	uint8_t nmi_masked; /* an NMI handler has not done IRET yet */
 	uint8_t nmi_pending;
-	uint8_t event_pending;   /* an exception or interrupt was accepted but not yet delivered: */
-	uint8_t event_type;      /* enum x86_event_type */
+	uint8_t event_pending; /* an exception or interrupt was accepted but not yet delivered: */
+	uint8_t event_type;    /* enum x86_event_type */
 	uint8_t event_vector;
 	uint8_t event_has_error;
 	uint32_t event_error;

@@ -106,8 +106,8 @@ struct vec_state;
 struct cpu {
 	/* Reached by 16-bit offsets from struct insn: keep at the start. */
 	uint64_t gpr[X86_NR_GPR];
-	uint64_t rip;  /* of the next instruction while exec runs */
-	uint64_t zero; /* always 0 */
+	uint64_t rip;     /* of the next instruction while exec runs */
+	uint64_t zero;    /* always 0 */
 	uint64_t scratch; /* a base for addresses that no register holds: POP [RSP+n] */
 	struct cpu_seg seg[X86_NR_SEG];
 
@@ -121,8 +121,8 @@ struct cpu {
 	 * instruction: code was written, or something the block relies on changed. */
 	const struct insn *run_end;
 	const struct insn *run_first; /* first of those being run; for counting */
-	struct tlb *tlb;     /* data accesses of the current CPL, AC and CR3 */
-	struct tlb *tlb_sys; /* implicit supervisor accesses (descriptor tables, TSS) */
+	struct tlb *tlb;              /* data accesses of the current CPL, AC and CR3 */
+	struct tlb *tlb_sys;          /* implicit supervisor accesses (descriptor tables, TSS) */
 
 	uint8_t cpl;
 	uint8_t mode;      /* enum insn_mode: how CS:RIP decodes */
@@ -153,15 +153,15 @@ struct cpu {
 
 	/* MMU: mmu.c */
 	struct mmu *mmu;
-	uint64_t pdpte[4];   /* PAE paging: loaded with CR3 */
-	uint64_t canon_half; /* 2^47, or 2^56 with CR4.LA57: cpu_canonical() */
-	uint8_t paging;      /* enum paging */
+	uint64_t pdpte[4];           /* PAE paging: loaded with CR3 */
+	uint64_t canon_half;         /* 2^47, or 2^56 with CR4.LA57: cpu_canonical() */
+	uint8_t paging;              /* enum paging */
 	struct cpu_fault_info fault; /* the fault being unwound */
 	enum engine_exit exit;       /* for UNWIND_EXIT */
 	struct engine_exit_info exit_info;
-	void *unwind_buf[5]; /* __builtin_setjmp of the run loop */
-	uint8_t unwind_why;  /* enum cpu_unwind */
-	uint8_t delivering;  /* vector of the exception in exc_deliver, else CPU_IDLE */
+	void *unwind_buf[5];      /* __builtin_setjmp of the run loop */
+	uint8_t unwind_why;       /* enum cpu_unwind */
+	uint8_t delivering;       /* vector of the exception in exc_deliver, else CPU_IDLE */
 	struct cpu_inject inject; /* valid while CPU_EV_INJECT */
 
 	struct soft_vm *vm;
@@ -196,7 +196,7 @@ struct soft_vm {
 	bool tsc_offset_known;
 	_Atomic uint64_t purge_seq; /* goes up after each page that became a code page */
 	_Atomic bool purge_lock;    /* guards purge_seq against the first code line of a page */
-	_Atomic bool split_lock; /* locked operations that cannot be one host operation */
+	_Atomic bool split_lock;    /* locked operations that cannot be one host operation */
 };
 
 /* --- registers by offset -----------------------------------------------------------------------
