@@ -116,7 +116,7 @@ TEST(unknown_kinds_are_refused_with_the_list)
 {
 	CHECK_EQ(0, evloop_create(&loop, NULL));
 	CHECK_EQ(-EINVAL, chr_open(&chr, "tape", loop, &err));
-	CHECK_STR("console 'tape' is none of stdio, file=PATH, unix=PATH, null", err.msg);
+	CHECK_STR("console 'tape' is none of stdio, stdout, file=PATH, unix=PATH, null", err.msg);
 	CHECK_EQ(-EINVAL, chr_open(&chr, "file", loop, NULL));
 	CHECK_EQ(-EINVAL, chr_open(&chr, "file=", loop, NULL));
 	CHECK_EQ(-EINVAL, chr_open(&chr, "null=x", loop, NULL));
