@@ -64,6 +64,13 @@ void vec_release_slow(struct cpu *cpu)
 	vs->live = false;
 }
 
+void vec_settle(struct vec_state *vs)
+{
+	host_xrstor(vs->area);
+	host_xsave(vs->area);
+	host_xrstor(host_defaults);
+}
+
 /* --- may it run? --------------------------------------------------------------------------------
  */
 

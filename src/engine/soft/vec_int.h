@@ -113,6 +113,8 @@ struct vec_component {
 };
 extern struct vec_component vec_components[VEC_NR_COMPONENTS];
 void vec_load_slow(struct cpu *cpu);
+/* Once through the registers: XSTATE_BV, FSW.ES and unused bytes as the hardware makes them. */
+void vec_settle(struct vec_state *vs);
 static inline void vec_load(struct cpu *cpu)
 {
 	if (!cpu->vec->live)

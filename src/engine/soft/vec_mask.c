@@ -266,6 +266,7 @@ static void gather(struct cpu *cpu, const struct insn *in, const struct vsib *v)
 {
 	struct vec_state *vs = cpu->vec;
 	uint64_t mask = read_mask(vs, in, v);
+	unsigned used = v->n * v->elem;
 	uint8_t dest[ZMM_BYTES], elem[8];
 
 	read_vector(vs, in->vreg, dest);
@@ -273,11 +274,13 @@ static void gather(struct cpu *cpu, const struct insn *in, const struct vsib *v)
 		if (mask >> i & 1) {
 			ld_bytes(cpu, vsib_linear(cpu, in, v, i, false), elem, v->elem);
 			vec_copy(dest + i * v->elem, elem, v->elem);
+			if (in->flags & INSN_EVEX) /* as AMD's do after the first element */
+				vec_zero(dest + in->vlen, ZMM_BYTES - in->vlen);
 			write_vector(vs, in->vreg, dest);
 		}
 		clear_mask(vs, in, v, i);
 	}
-	vec_zero(dest + v->n * v->elem, ZMM_BYTES - v->n * v->elem);
+	vec_zero(dest + used, ZMM_BYTES - used);
 	write_vector(vs, in->vreg, dest);
 	finish_mask(vs, in);
 }

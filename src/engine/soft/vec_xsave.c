@@ -98,14 +98,6 @@ static void set_in_use(struct cpu *cpu, uint64_t bits)
 	VEC_AT(uint64_t, cpu->vec->area, XS_BV) |= bits;
 }
 
-static void done(struct cpu *cpu)
-{
-	/* Through the registers, so that FSW.ES and reserved bits are as hardware makes them. */
-	vec_load(cpu);
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
-}
-
 /* --- FXSAVE -------------------------------------------------------------------------------------
  */
 
@@ -164,7 +156,7 @@ void exec_fxrstor(struct cpu *cpu, const struct insn *in)
 	vec_copy(area, image, fxsave_bytes(cpu));
 	vec_x87_take_ptr(cpu, image, is_wide(cpu, in));
 	set_in_use(cpu, XCR0_X87 | XCR0_SSE);
-	done(cpu);
+	vec_settle(cpu->vec);
 }
 
 /* --- XSAVE --------------------------------------------------------------------------------------
@@ -413,7 +405,7 @@ static void restore(struct cpu *cpu, struct xop *x, uint64_t bv)
 		partly = XCR0_SSE | XCR0_AVX | XCR0_AVX512;
 	VEC_AT(uint64_t, cpu->vec->area, XS_BV) &= ~(x->rfbm & ~load & ~partly);
 	set_in_use(cpu, load & ~XCR0_PKRU);
-	done(cpu);
+	vec_settle(cpu->vec);
 }
 
 void exec_xrstor(struct cpu *cpu, const struct insn *in)
@@ -444,6 +436,18 @@ void exec_xrstors(struct cpu *cpu, const struct insn *in)
 /* --- XCR0 and MXCSR -----------------------------------------------------------------------------
  */
 
+/* XINUSE as the host tells it; XSAVE's XSTATE_BV is not quite the same on AMD. */
+static uint64_t live_in_use(struct cpu *cpu)
+{
+	uint32_t lo, hi;
+
+	vec_load(cpu);
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(1));
+	if (VEC_EAGER_RELEASE)
+		vec_release(cpu);
+	return (lo & ~(uint32_t)XCR0_PKRU) | (cpu->pkru ? XCR0_PKRU : 0);
+}
+
 void exec_xgetbv(struct cpu *cpu, const struct insn *in)
 {
 	uint32_t index = (uint32_t)cpu->gpr[X86_RCX];
@@ -453,10 +457,8 @@ void exec_xgetbv(struct cpu *cpu, const struct insn *in)
 		fault_ud(cpu);
 	if (index > 1 || (index == 1 && !cpu_has(cpu->vm->model, CPU_FEAT_XGETBV1)))
 		fault_gp(cpu, 0);
-	if (index == 1) {
-		vec_release(cpu);
-		v &= in_use(cpu);
-	}
+	if (index == 1)
+		v &= live_in_use(cpu);
 	cpu->gpr[X86_RAX] = (uint32_t)v;
 	cpu->gpr[X86_RDX] = v >> 32;
 }
@@ -540,6 +542,7 @@ int vec_set(struct cpu *cpu, const struct x86_state *s, struct error *err)
 		init_x87(cpu);
 	if (!(bv & XCR0_SSE))
 		memset(cpu->vec->area + XS_XMM, 0, 16 * 16);
+	vec_settle(cpu->vec);
 	vec_update(cpu);
 	return 0;
 }

@@ -1,12 +1,14 @@
 /* test_vec.c - x87, MMX, SSE, AVX and AVX-512 on the soft engine against this CPU. */
 #include "vec_random.h"
 
+#include <errno.h>
+
 /* Instructions as the assembler encodes them, each after its length. */
 #define I(text) ".byte 2f - 1f\n1:\t" text "\n2:\n"
 #define LIST(name, body)                                                                           \
 	extern const uint8_t name[];                                                               \
 	__asm__(".pushsection .rodata\n.globl " #name "\n" #name ":\n" body ".byte "               \
-									    "0\n.popsection")
+		"0\n.popsection")
 
 /* --- states to start from -----------------------------------------------------------------------
  */
@@ -427,4 +429,349 @@ TEST(unmasked_exceptions_of_random_evex_encodings_agree_with_this_cpu)
 {
 	need(CPU_FEAT_AVX512F);
 	check_random(RANDOM_EVEX, 0, 0);
+}
+
+/* --- unmasked exceptions ------------------------------------------------------------------------
+ */
+
+/* Any x87 exceptions pending, any of them unmasked, last pointers anywhere in user space. */
+static void unmask_x87(struct setup *s)
+{
+	put16(s->xsave, (uint16_t)(0x40 | (random64() & 0xf3f)));
+	put16(s->xsave + 2, (uint16_t)(random64() & 0x7f3f));
+	put16(s->xsave + 6, random64() & 0x7ff);
+	put64(s->xsave + 8, random64() & 0x7fffffffffff);
+	put64(s->xsave + 16, random64() & 0x7fffffffffff);
+}
+
+static void unmask_sse(struct setup *s)
+{
+	put32(s->xsave + 24, random64() & 0xe07f);
+}
+
+TEST(pending_and_unmasked_x87_exceptions_agree_with_this_cpu)
+{
+	struct guest g;
+
+	guest_create(&g, "max", &no_ops);
+	CHECK_EQ(0, disagreements(&g, x87_list, 40, unmask_x87));
+	CHECK_EQ(0, disagreements(&g, mmx_list, 10, unmask_x87));
+	guest_destroy(&g);
+}
+
+TEST(unmasked_sse_exceptions_agree_with_this_cpu)
+{
+	struct guest g;
+
+	need(CPU_FEAT_SSE4_2);
+	guest_create(&g, "max", &no_ops);
+	CHECK_EQ(0, disagreements(&g, sse_list, 40, unmask_sse));
+	guest_destroy(&g);
+}
+
+/* divss %xmm0, %xmm0 with 0/0 and everything unmasked. */
+static void setup_invalid_sse(struct setup *s)
+{
+	static const uint8_t divss[] = {0xf3, 0x0f, 0x5e, 0xc0};
+
+	setup_random(s);
+	put32(s->xsave + 160, 0);
+	put32(s->xsave + 24, 0);
+	setup_code(s, divss, sizeof(divss));
+}
+
+TEST(sse_exception_without_osxmmexcpt_is_ud)
+{
+	struct guest g;
+
+	guest_create(&g, "max", &no_ops);
+	setup_invalid_sse(&in);
+	guest_run(&g, &in, &soft);
+	CHECK_EQ(X86_EXC_XM, soft.vector);
+	g.base.cr4 &= ~CR4_OSXMMEXCPT;
+	guest_run(&g, &in, &soft);
+	CHECK_EQ(X86_EXC_UD, soft.vector);
+	CHECK_EQ(CODE_AT, soft.rip);
+	guest_destroy(&g);
+}
+
+/* --- what may run -------------------------------------------------------------------------------
+ */
+
+static const struct {
+	const char *what;
+	uint8_t code[8];
+	uint64_t cr0_set, cr0_clear, cr4_clear, xcr0_clear;
+	uint8_t vector; /* 0: runs */
+} availability[] = {
+	// clang-format off
+	{"fld1",         "\xd9\xe8",                 0, 0, 0, 0, 0},
+	{"fld1 EM",      "\xd9\xe8",                 CR0_EM, 0, 0, 0, X86_EXC_NM},
+	{"fld1 TS",      "\xd9\xe8",                 CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"fwait TS",     "\x9b",                     CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"fwait TS !MP", "\x9b",                     CR0_TS, CR0_MP, 0, 0, 0},
+	{"fwait EM",     "\x9b",                     CR0_EM, 0, 0, 0, 0},
+	{"fnstenv EM",   "\xd9\x36",                 CR0_EM, 0, 0, 0, X86_EXC_NM},
+	{"paddb mm EM",  "\x0f\xfc\xc1",             CR0_EM, 0, 0, 0, X86_EXC_UD},
+	{"paddb mm TS",  "\x0f\xfc\xc1",             CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"paddb mm !FX", "\x0f\xfc\xc1",             0, 0, CR4_OSFXSR, 0, 0},
+	{"emms EM",      "\x0f\x77",                 CR0_EM, 0, 0, 0, X86_EXC_UD},
+	{"addps EM",     "\x0f\x58\xc1",             CR0_EM, 0, 0, 0, X86_EXC_UD},
+	{"addps EM TS",  "\x0f\x58\xc1",             CR0_EM | CR0_TS, 0, 0, 0, X86_EXC_UD},
+	{"addps TS",     "\x0f\x58\xc1",             CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"addps !FX",    "\x0f\x58\xc1",             0, 0, CR4_OSFXSR, 0, X86_EXC_UD},
+	{"addps !FX TS", "\x0f\x58\xc1",             CR0_TS, 0, CR4_OSFXSR, 0, X86_EXC_UD},
+	{"ldmxcsr !FX",  "\x0f\xae\x16",             0, 0, CR4_OSFXSR, 0, X86_EXC_UD},
+	{"vaddps EM",    "\xc5\xf0\x58\xc1",         CR0_EM, 0, 0, 0, 0},
+	{"vaddps !FX",   "\xc5\xf0\x58\xc1",         0, 0, CR4_OSFXSR, 0, 0},
+	{"vaddps TS",    "\xc5\xf0\x58\xc1",         CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"vaddps !OSX",  "\xc5\xf0\x58\xc1",         0, 0, CR4_OSXSAVE, 0, X86_EXC_UD},
+	{"vaddps !XCR0", "\xc5\xf0\x58\xc1",         0, 0, 0, XCR0_AVX | XCR0_AVX512, X86_EXC_UD},
+	{"vaddps zmm",   "\x62\xf1\x74\x48\x58\xc1", CR0_EM, 0, 0, 0, 0},
+	{"zmm !XCR0",    "\x62\xf1\x74\x48\x58\xc1", 0, 0, 0, XCR0_AVX512, X86_EXC_UD},
+	{"kmov !XCR0",   "\xc5\xf8\x90\xc8",         0, 0, 0, XCR0_AVX512, X86_EXC_UD},
+	{"kmov TS",      "\xc5\xf8\x90\xc8",         CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"fxsave TS",    "\x0f\xae\x06",             CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"fxsave EM",    "\x0f\xae\x06",             CR0_EM, 0, 0, 0, X86_EXC_NM},
+	{"xsave TS",     "\x0f\xae\x26",             CR0_TS, 0, 0, 0, X86_EXC_NM},
+	{"xsave EM",     "\x0f\xae\x26",             CR0_EM, 0, 0, 0, 0},
+	{"xsave !OSX",   "\x0f\xae\x26",             CR0_TS, 0, CR4_OSXSAVE, 0, X86_EXC_UD},
+	{"xgetbv !OSX",  "\x0f\x01\xd0",             0, 0, CR4_OSXSAVE, 0, X86_EXC_UD},
+	{"xgetbv TS",    "\x0f\x01\xd0",             CR0_TS, 0, 0, 0, 0},
+	{"xsetbv user",  "\x0f\x01\xd1",             0, 0, 0, 0, X86_EXC_GP},
+	{"xsaves user",  "\x0f\xc7\x2e",             0, 0, 0, 0, X86_EXC_GP},
+	// clang-format on
+};
+
+static bool available_as_told(struct guest *g, unsigned i)
+{
+	struct x86_state keep = g->base;
+	unsigned len = sizeof(availability[i].code);
+
+	while (len && !availability[i].code[len - 1])
+		len--;
+	setup_random(&in);
+	in.gpr[X86_RCX] = 0;
+	put32(in.data + 0x400, 0x1f80);
+	setup_code(&in, availability[i].code, len);
+	g->base.cr0 = (keep.cr0 | availability[i].cr0_set) & ~availability[i].cr0_clear;
+	g->base.cr4 &= ~availability[i].cr4_clear;
+	g->base.xcr0 &= ~availability[i].xcr0_clear;
+	guest_run(g, &in, &soft);
+	g->base = keep;
+	if (!availability[i].vector)
+		return soft.vector == X86_EXC_UD && soft.rip == CODE_AT + len;
+	return soft.vector == availability[i].vector && soft.rip == CODE_AT;
+}
+
+TEST(control_registers_decide_what_may_run)
+{
+	struct guest g;
+	unsigned bad = 0;
+
+	need(CPU_FEAT_AVX512F);
+	need(CPU_FEAT_XSAVES);
+	guest_create(&g, "max", &no_ops);
+	for (unsigned i = 0; i < ARRAY_SIZE(availability); i++)
+		if (!available_as_told(&g, i)) {
+			printf("# %s: exception %u at %#" PRIx64 "\n", availability[i].what,
+			       soft.vector, soft.rip);
+			bad++;
+		}
+	CHECK_EQ(0, bad);
+	guest_destroy(&g);
+}
+
+/* --- FXSAVE, XSAVE ------------------------------------------------------------------------------
+ */
+
+// clang-format off
+LIST(xsave_list,
+	I("fxsave (%rsi)") I("fxsave64 (%rsi)") I("fxsave 8(%rsi)") I("xsave (%rsi)") I("xsave64 (%rsi)")
+	I("xsaveopt (%rsi)") I("xsaveopt64 (%rsi)") I("xsavec (%rsi)") I("xsavec64 (%rsi)") I("xsave 32(%rsi)")
+	I("xor %ecx, %ecx\nxgetbv") I("mov $1, %ecx\nxgetbv") I("mov $2, %ecx\nxgetbv")
+	I("vzeroupper\nmov $1, %ecx\nxgetbv") I("fninit\nxsavec (%rsi)") I("vzeroall\nxsaveopt (%rsi)")
+	I("fxsave64 (%rsi)\nfninit\nvzeroall\nfxrstor64 (%rsi)\nfxsave64 512(%rsi)")
+	I("fxsave (%rsi)\nfninit\nfxrstor (%rsi)\nfxsave 512(%rsi)\nfnstenv (%rsi)")
+	I("xsave64 (%rsi)\nvzeroall\nfninit\nmov %ebx, %eax\nxrstor64 (%rsi)")
+	I("xsave (%rsi)\nvzeroall\nfninit\nmov %ebx, %eax\nxrstor (%rsi)\nfxsave (%rsi)")
+	I("xsavec64 (%rsi)\nvzeroall\nfninit\nmov %ebx, %eax\nxrstor64 (%rsi)\nxsave64 2048(%rsi)")
+	I("xrstor64 (%rsi)") I("xrstor (%rsi)") I("fxrstor (%rsi)") I("fxrstor64 (%rsi)"));
+// clang-format on
+
+/* Any components in use, any asked for; an image at RSI of which anything may be wrong. */
+static void any_components(struct setup *s)
+{
+	static struct setup other;
+	uint64_t bv = state_components();
+
+	unmask_x87(s);
+	put64(s->xsave + XS_BV_AT, bv & (random64() | XCR0_X87));
+	s->gpr[X86_RAX] = random64() & 1 ? random64() : ~0ull;
+	s->gpr[X86_RBX] = random64() & 1 ? random64() : ~0ull;
+	s->gpr[X86_RDX] = 0;
+	setup_random(&other);
+	memcpy(s->data + 0x400, other.xsave, 2560);
+	put64(s->data + 0x400 + XS_BV_AT, bv & random64());
+	memset(s->data + 0x400 + XS_BV_AT + 8, 0, 56);
+	if (random64() % 4 == 0)
+		s->data[0x400 + XS_BV_AT + random64() % 64] = (uint8_t)random64();
+	if (random64() % 4 == 0)
+		put32(s->data + 0x400 + 24, (uint32_t)random64());
+}
+
+TEST(fxsave_and_xsave_agree_with_this_cpu)
+{
+	struct guest g;
+
+	need(CPU_FEAT_XSAVEC);
+	guest_create(&g, "max", &no_ops);
+	CHECK_EQ(0, disagreements(&g, xsave_list, 100, any_components));
+	guest_destroy(&g);
+}
+
+/* As a kernel runs: CPL 0, so that XSETBV and XSAVES are allowed. */
+static void guest_supervisor(struct guest *g)
+{
+	struct x86_state *s = &g->base;
+
+	for (int i = 0; i < X86_NR_SEG; i++)
+		s->seg[i].attr &= ~(3u << 5);
+	s->seg[X86_CS].selector = 0x10;
+	s->seg[X86_SS].selector = 0x18;
+}
+
+TEST(xsaves_and_xrstors_keep_everything_compacted)
+{
+	static const uint8_t code[] = {
+		0x48, 0x0f, 0xc7, 0x2e,       /* xsaves64 (%rsi) */
+		0xc5, 0xfc, 0x77, 0xdb, 0xe3, /* vzeroall; fninit */
+		0x48, 0x0f, 0xc7, 0x1e,       /* xrstors64 (%rsi) */
+	};
+	struct guest g;
+	uint64_t xcomp;
+
+	need(CPU_FEAT_XSAVES);
+	guest_create(&g, "max", &no_ops);
+	guest_supervisor(&g);
+	setup_random(&in);
+	in.gpr[X86_RAX] = in.gpr[X86_RDX] = ~0ull;
+	memset(in.data + 0x400 + XS_BV_AT, 0, 64); /* XSAVES writes 16 bytes of the header */
+	setup_code(&in, code, sizeof(code));
+	guest_run(&g, &in, &soft);
+	CHECK_EQ(CODE_AT + sizeof(code), soft.rip);
+	memcpy(&xcomp, soft.data + 0x400 + 520, 8);
+	CHECK_EQ(g.base.xcr0 | BIT(63), xcomp);
+	memcpy(host.xsave, in.xsave, sizeof(host.xsave));
+	outcome_normalize(&host);
+	CHECK_EQ(X86_XSAVE_MAX, differ_at(host.xsave, soft.xsave, X86_XSAVE_MAX));
+	guest_destroy(&g);
+}
+
+TEST(xsetbv_takes_only_sensible_xcr0)
+{
+	static const uint8_t xsetbv[] = {0x0f, 0x01, 0xd1};
+	static const struct {
+		uint64_t v;
+		bool good;
+	} values[] = {{1, true},     {3, true},     {7, true},           {0xe7, true},
+		      {0, false},    {2, false},    {5, false},          {0x27, false},
+		      {0xe3, false}, {0xf7, false}, {BIT(63) | 7, false}};
+	struct guest g;
+
+	need(CPU_FEAT_AVX512F);
+	guest_create(&g, "max", &no_ops);
+	guest_supervisor(&g);
+	for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
+		setup_random(&in);
+		in.gpr[X86_RCX] = 0;
+		in.gpr[X86_RAX] = (uint32_t)values[i].v;
+		in.gpr[X86_RDX] = values[i].v >> 32;
+		setup_code(&in, xsetbv, sizeof(xsetbv));
+		guest_run(&g, &in, &soft);
+		CHECK_EQ(values[i].good ? X86_EXC_UD : X86_EXC_GP, soft.vector);
+	}
+	guest_destroy(&g);
+}
+
+TEST(without_xsave_only_legacy_state_exists)
+{
+	static const uint8_t vaddps[] = {0xc5, 0xf0, 0x58, 0xc1};
+	struct guest g;
+
+	guest_create(&g, "base,-xsave", &no_ops);
+	setup_random(&in);
+	put64(in.xsave + XS_BV_AT, XCR0_X87 | XCR0_SSE);
+	setup_code(&in, vaddps, sizeof(vaddps));
+	guest_run(&g, &in, &soft);
+	CHECK_EQ(X86_EXC_UD, soft.vector);
+	CHECK_EQ(CODE_AT, soft.rip);
+	guest_destroy(&g);
+}
+
+TEST(state_with_unknown_components_or_bad_mxcsr_is_refused)
+{
+	struct guest g;
+	struct error err;
+
+	guest_create(&g, "max", &no_ops);
+	put64(g.base.xsave + XS_BV_AT, BIT(18));
+	CHECK_EQ(-EINVAL, engine_soft.cpu_set(g.cpu, &g.base, &err));
+	put64(g.base.xsave + XS_BV_AT, XCR0_X87 | XCR0_SSE);
+	put32(g.base.xsave + 24, 0x80000000);
+	CHECK_EQ(-EINVAL, engine_soft.cpu_set(g.cpu, &g.base, &err));
+	guest_destroy(&g);
+}
+
+/* --- gathers, scatters --------------------------------------------------------------------------
+ */
+
+// clang-format off
+LIST(gather_list,
+	I("vpgatherdd %ymm1, (%rsi,%ymm2), %ymm3") I("vpgatherdq %ymm1, (%rsi,%xmm2,2), %ymm3") I("vpgatherqd %xmm1, (%rsi,%ymm2), %xmm3")
+	I("vpgatherqq %xmm1, 8(%rsi,%xmm2), %xmm3") I("vgatherdps %xmm1, (%rsi,%xmm2,4), %xmm13") I("vgatherqpd %ymm1, (%rsi,%ymm2), %ymm9"));
+LIST(gather512_list,
+	I("vpgatherdd (%rsi,%zmm2), %zmm3{%k1}") I("vgatherdpd (%rsi,%ymm2,2), %zmm20{%k2}") I("vpgatherqd (%rsi,%zmm2), %ymm3{%k3}") I("vpgatherqq (%rsi,%xmm2), %xmm3{%k4}")
+	I("vpscatterdd %zmm3, (%rsi,%zmm2){%k1}") I("vscatterdpd %zmm20, (%rsi,%ymm2){%k2}") I("vpscatterqd %ymm3, (%rsi,%zmm2){%k3}") I("vpscatterqq %xmm3, (%rsi,%xmm2){%k4}"));
+// clang-format on
+
+/* Register 2 holds indices of 32 or 64 bits, most of them good, some off the end of the data. */
+static void some_indices(struct setup *s)
+{
+	uint32_t ymm = 0, zmm = 0, size;
+	bool wide = random64() & 1, bad = random64() & 1;
+	uint8_t index[64];
+
+	for (int i = 0; i < 64; i += wide ? 8 : 4) {
+		uint32_t v = random64() % (bad && random64() % 8 == 0 ? 0x3000 : 0x700);
+
+		put32(index + i, v & ~3u);
+		if (wide)
+			put32(index + i + 4, 0);
+	}
+	cpu_xsave_component(2, &ymm, &size);
+	cpu_xsave_component(6, &zmm, &size);
+	memcpy(s->xsave + 160 + 32, index, 16);
+	memcpy(s->xsave + ymm + 32, index + 16, 16);
+	memcpy(s->xsave + zmm + 64, index + 32, 32);
+}
+
+TEST(gathers_agree_with_this_cpu)
+{
+	struct guest g;
+
+	need(CPU_FEAT_AVX2);
+	guest_create(&g, "max", &no_ops);
+	CHECK_EQ(0, disagreements(&g, gather_list, 200, some_indices));
+	guest_destroy(&g);
+}
+
+TEST(avx512_gathers_and_scatters_agree_with_this_cpu)
+{
+	struct guest g;
+
+	need(CPU_FEAT_AVX512VL);
+	guest_create(&g, "max", &no_ops);
+	CHECK_EQ(0, disagreements(&g, gather512_list, 200, some_indices));
+	guest_destroy(&g);
 }
