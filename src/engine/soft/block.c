@@ -33,8 +33,9 @@ enum {
 	PAGE_LOOKS_LIKE_DATA = 64, /* writes to code lines with no code run from the page */
 };
 
+#define BLOCK_COLD offsetof(struct block, hva)
 static const size_t block_max_size =
-	sizeof(struct block) + BLOCK_MAX_INSNS * sizeof(struct insn) + BLOCK_WINDOW + 16;
+	sizeof(struct block) + BLOCK_MAX_INSNS * sizeof(struct insn) + BLOCK_WINDOW + 128;
 
 /* Matches no address: what empty jump entries point to. */
 static struct block block_none;
@@ -47,6 +48,11 @@ static uint8_t *block_bytes(struct block *b)
 /* --- creation ----------------------------------------------------------------------------------
  */
 
+static void links_clear(struct block *b)
+{
+	b->link[0] = b->link[1] = &block_none;
+}
+
 int block_cache_create(struct cpu *cpu, struct error *err)
 {
 	/* Shared out so that big guests stay within one budget; a refill costs milliseconds. */
@@ -56,12 +62,14 @@ int block_cache_create(struct cpu *cpu, struct error *err)
 	if (!c)
 		return err_errno(err, ENOMEM, "decoded code of vCPU %u", cpu->index);
 	c->once = calloc(1, block_max_size);
+	c->entry = calloc(1, sizeof(*c->entry));
 	c->arena = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (!c->once || c->arena == MAP_FAILED) {
+	if (!c->once || !c->entry || c->arena == MAP_FAILED) {
 		if (c->arena != MAP_FAILED)
 			munmap(c->arena, size);
 		free(c->once);
+		free(c->entry);
 		free(c);
 		return err_errno(err, ENOMEM, "decoded code of vCPU %u", cpu->index);
 	}
@@ -79,6 +87,7 @@ void block_cache_destroy(struct cpu *cpu)
 		return;
 	munmap(c->arena, c->arena_size);
 	free(c->once);
+	free(c->entry);
 	free(c);
 	cpu->blocks = NULL;
 }
@@ -91,7 +100,10 @@ void block_cache_flush(struct cpu *cpu)
 		c->jump[i] = &block_none;
 	for (unsigned i = 0; i < BLOCK_HASH_HEADS; i++)
 		c->hash[i] = NULL;
-	c->arena_used = 0;
+	links_clear(c->once);
+	links_clear(c->entry);
+	c->arena_used = 64 - BLOCK_COLD;
+	c->flushes++;
 }
 
 /* --- bytes: no libc here, guest vector state may be live ----------------------------------------
@@ -422,7 +434,7 @@ static void block_commit(struct cpu *cpu, struct block *b, const uint8_t *bytes)
 	struct block **head = hash_head(cpu, b->hva);
 
 	bytes_copy(block_bytes(b), bytes, b->len);
-	cpu->blocks->arena_used += ALIGN_UP(block_bytes(b) + b->len - (uint8_t *)b, 64);
+	cpu->blocks->arena_used += ALIGN_UP((uint64_t)(block_bytes(b) + b->len - (uint8_t *)b), 64);
 	b->hash_next = *head;
 	*head = b;
 	cpu->stats.blocks_decoded++;
@@ -453,6 +465,7 @@ static void block_place(struct cpu *cpu, struct block *b, const uint8_t *hva)
 	b->flags = 0;
 	b->page2 = NULL;
 	b->hva2 = NULL;
+	links_clear(b);
 }
 
 /* An instruction whose bytes go on in the next page; NULL when that page is MMIO. */
@@ -548,5 +561,16 @@ struct block *block_lookup_slow(struct cpu *cpu, gva_t lin)
 	if (unlikely(b->len > seg_left))
 		return block_once(cpu, lin);
 	cpu->blocks->jump[block_jump_index(lin)] = b;
+	return b;
+}
+
+struct block *block_follow_slow(struct cpu *cpu, struct block **link)
+{
+	uint64_t flushes = cpu->blocks->flushes;
+	struct block *b = block_lookup(cpu);
+
+	/* After a flush the block that holds link is gone. */
+	if (flushes == cpu->blocks->flushes && b != cpu->blocks->once)
+		*link = b;
 	return b;
 }

@@ -22,8 +22,14 @@ enum {
 	BLOCK_UNTRUSTED = 1 << 1, /* other vCPUs may still write without telling us */
 };
 
+/* The first three fields are rarely looked at; block.c places blocks so that the others begin a
+ * host cache line. */
 struct block {
-	const uint8_t *hva; /* of the first byte */
+	struct block *hash_next;
+	struct mem_page *page2; /* BLOCK_CROSS: the second page and its bytes */
+	const uint8_t *hva2;
+
+	const uint8_t *hva; /* of the first byte; NULL: forgotten */
 	uint32_t mode_key;
 	uint32_t gen; /* of page, when the bytes were last seen to be ours */
 	struct mem_page *page;
@@ -31,9 +37,9 @@ struct block {
 	uint8_t nr;
 	uint16_t len; /* guest bytes; a copy of them follows the instructions */
 	uint32_t gen2;
-	struct mem_page *page2; /* BLOCK_CROSS: the second page and its bytes */
-	const uint8_t *hva2;
-	struct block *hash_next;
+	/* What ran after this block: [0] where it falls through to, [1] elsewhere.  Guesses,
+	 * checked like any other find; never NULL. */
+	struct block *link[2];
 	struct insn insns[];
 };
 
@@ -45,7 +51,9 @@ struct block_cache {
 	struct block *hash[BLOCK_HASH_HEADS];   /* by hva and mode_key */
 	uint8_t *arena;
 	size_t arena_size, arena_used;
-	struct block *once; /* an instruction that is run once and not kept: code in MMIO */
+	uint64_t flushes;    /* of the whole cache: pointers to blocks from before are void */
+	struct block *once;  /* an instruction that is run once and not kept: code in MMIO */
+	struct block *entry; /* empty; its links are the guesses for entering the loop */
 	struct {
 		struct mem_page *page;
 		unsigned hits;
@@ -71,18 +79,35 @@ static inline unsigned block_jump_index(gva_t lin)
 	return (lin ^ (lin >> 12)) % BLOCK_JUMP_ENTRIES;
 }
 
+/* Is b the block at CS:RIP, and still true?  In one go for almost all of them: BLOCK_ flags and
+ * unusual segments make it false. */
+static inline bool block_matches(const struct cpu *cpu, const struct block *b, gva_t lin)
+{
+	const struct tlb_entry *e = tlb_slot(cpu->tlb->ex, lin);
+
+	return likely(
+		tlb_hit(e, lin, 1) && (uintptr_t)b->hva == lin + e->addend &&
+		b->mode_key == cpu->mode_key && !b->flags &&
+		b->gen == atomic_load_explicit(&b->page->gen, memory_order_acquire) &&
+		(cpu->mode == INSN_MODE_64 || cpu->rip + b->len - 1 <= cpu->seg[X86_CS].limit));
+}
+
 static inline struct block *block_lookup(struct cpu *cpu)
 {
 	gva_t lin = block_code_linear(cpu);
-	const struct tlb_entry *e = tlb_slot(cpu->tlb->ex, lin);
 	struct block *b = cpu->blocks->jump[block_jump_index(lin)];
 
-	if (likely(tlb_hit(e, lin, 1) && (uintptr_t)b->hva == lin + e->addend &&
-		   b->mode_key == cpu->mode_key && !b->flags &&
-		   b->gen == atomic_load_explicit(&b->page->gen, memory_order_acquire) &&
-		   (cpu->mode == INSN_MODE_64 || cpu->rip + b->len - 1 <= cpu->seg[X86_CS].limit)))
-		return b;
-	return block_lookup_slow(cpu, lin);
+	return block_matches(cpu, b, lin) ? b : block_lookup_slow(cpu, lin);
+}
+
+/* As block_lookup, after the block whose link this is. */
+struct block *block_follow_slow(struct cpu *cpu, struct block **link);
+
+static inline struct block *block_follow(struct cpu *cpu, struct block **link)
+{
+	struct block *b = *link;
+
+	return block_matches(cpu, b, block_code_linear(cpu)) ? b : block_follow_slow(cpu, link);
 }
 
 /* To be called after each store to RAM that did not go through a write entry (one that may have

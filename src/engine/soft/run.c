@@ -289,9 +289,12 @@ static bool unwound(struct cpu *cpu)
 /* Apart from run_guarded: there the compiler may keep nothing in registers. */
 static __attribute__((noinline, hot)) void run_fast(struct cpu *cpu)
 {
-	while (likely(!wants_attention(cpu))) {
-		const struct block *b = block_lookup(cpu);
+	struct block *b = cpu->blocks->entry;
+	uint64_t next = 0; /* where b falls through to */
 
+	while (likely(!wants_attention(cpu))) {
+		b = block_follow(cpu, &b->link[cpu->rip != next]);
+		next = cpu->rip + b->len;
 		run_insns(cpu, b->insns, b->nr);
 	}
 }
