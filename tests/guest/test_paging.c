@@ -31,18 +31,17 @@ static u8 *target; /* the page that is mapped, full of RET */
  */
 extern char touch_read[], touch_write[], touch_exec[];
 extern char touch_read_ac[], touch_write_ac[], touch_exec_ac[];
-asm(".text\n"
-    "touch_read: mov (%rdi), %al; ret\n"
-    "touch_write: mov $0xc3, %al; mov %al, (%rdi); ret\n"
-    "touch_exec: jmp *%rdi\n"
-    ".macro with_ac target\n"
-    "	pushfq; pushfq; orl $0x40000, (%rsp); popfq\n"
-    "	call \\target\n"
-    "	popfq; ret\n"
-    ".endm\n"
-    "touch_read_ac: with_ac touch_read\n"
-    "touch_write_ac: with_ac touch_write\n"
-    "touch_exec_ac: with_ac touch_exec\n");
+CODE("touch_read: mov (%rdi), %al; ret\n"
+     "touch_write: mov $0xc3, %al; mov %al, (%rdi); ret\n"
+     "touch_exec: jmp *%rdi\n"
+     ".macro with_ac target\n"
+     "	pushfq; pushfq; orl $0x40000, (%rsp); popfq\n"
+     "	call \\target\n"
+     "	popfq; ret\n"
+     ".endm\n"
+     "touch_read_ac: with_ac touch_read\n"
+     "touch_write_ac: with_ac touch_write\n"
+     "touch_exec_ac: with_ac touch_exec\n");
 
 enum { READ, WRITE, EXEC };
 static const struct access {
@@ -514,8 +513,8 @@ TEST(a_write_across_pages_is_all_or_nothing)
 /* --- implicit accesses -------------------------------------------------------------------------
  */
 extern char load_es[], load_es_ac[];
-asm("load_es: mov %edi, %eax; mov %ax, %es; ret\n"
-    "load_es_ac: with_ac load_es\n");
+CODE("load_es: mov %edi, %eax; mov %ax, %es; ret\n"
+     "load_es_ac: with_ac load_es\n");
 
 enum { SEL_LDT = SEL_TEST, LDT_ENTRY = 4 };
 
@@ -942,14 +941,14 @@ TEST(pcid_rules_are_enforced)
 }
 
 extern char clear_pg_in_compat[];
-asm("clear_pg_in_compat:\n"
-    "	pushq $0x18; pushq $1f; lretq\n"
-    "	.code32\n"
-    "1:	mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0\n"
-    "	or $0x80000000, %eax; mov %eax, %cr0\n"
-    "	ljmp $0x08, $2f\n"
-    "	.code64\n"
-    "2:	ret\n");
+CODE("clear_pg_in_compat:\n"
+     "	pushq $0x18; pushq $1f; lretq\n"
+     "	.code32\n"
+     "1:	mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0\n"
+     "	or $0x80000000, %eax; mov %eax, %cr0\n"
+     "	ljmp $0x08, $2f\n"
+     "	.code64\n"
+     "2:	ret\n");
 
 TEST(paging_stays_on_while_pcide_is_set)
 {
@@ -1016,8 +1015,8 @@ TEST(invpcid_checks_its_operands)
 }
 
 extern char user_invpcid[], user_invlpg[];
-asm("user_invpcid: xor %eax, %eax; invpcid (%rsp), %rax; ret\n"
-    "user_invlpg: invlpg (%rsp); ret\n");
+CODE("user_invpcid: xor %eax, %eax; invpcid (%rsp), %rax; ret\n"
+     "user_invlpg: invlpg (%rsp); ret\n");
 
 TEST(ring_3_may_not_flush)
 {

@@ -46,6 +46,9 @@ void guest_skip(const char *why); /* call and return from the test */
 /* The name of a row made from its numbers; for CHECK_ROW, which evaluates it only on failure. */
 const char *guest_name(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Assembly outside functions; the section may be any when the compiler comes to it. */
+#define CODE(text) asm(".text\n" text)
+
 /* --- console: %s %d %u %x %lx %c %%, %llx ------------------------------------
  */
 void guest_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
