@@ -15,6 +15,10 @@ MESON   ?= meson
 .PHONY: all demo check check-long check-asan check-style bench fuzz install clean
 
 all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) hv
+
+.PHONY: everything
+everything: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
 
 $(BUILD)/build.ninja:
@@ -28,13 +32,13 @@ demo:
 
 check:
 	@scripts/install-deps.sh check
-	@$(MAKE) --no-print-directory check-style all
+	@$(MAKE) --no-print-directory check-style everything
 	@scripts/boot-assets.sh $(BUILD)/assets
 	@tests/harness/run.py $(BUILD) --no-suite long
 
 check-long:
 	@scripts/install-deps.sh check
-	@$(MAKE) --no-print-directory check-style all check-asan
+	@$(MAKE) --no-print-directory check-style everything check-asan
 	@scripts/boot-assets.sh $(BUILD)/assets
 	@tests/harness/run.py $(BUILD) --timeout-multiplier 4
 
@@ -52,7 +56,7 @@ check-style:
 	@tools/check_headers.py src
 	@tools/check_format.sh
 
-bench: all
+bench: everything
 	@scripts/boot-assets.sh $(BUILD)/assets
 	@meson test -C $(BUILD) --benchmark --verbose
 
@@ -63,7 +67,7 @@ fuzz:
 	@ninja -C $(BUILD)-fuzz
 	@scripts/fuzz.sh $(BUILD)-fuzz $(FUZZ_S)
 
-install: all
+install: everything
 	@ninja -C $(BUILD) install
 
 clean:

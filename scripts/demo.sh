@@ -28,11 +28,17 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
+# The last line that says something, without colours and carriage returns.
+last_words() {
+	tail -n 5 "$1" 2>/dev/null | tr '\r' '\n' | sed 's/\x1b\[[0-9;]*[A-Za-z]//g' |
+		grep '[[:alnum:]]' | tail -n 1 | cut -c1-70 || true
+}
+
 # Show that a long step is alive: its last log line on a terminal, a line every 15 s otherwise.
 watch_log() {
 	local log=$1 what=$2 start=$SECONDS last=0 line
 	while sleep 1; do
-		line=$(tail -n 1 "$log" 2>/dev/null | tr -d '\r\033' | cut -c1-60) || true
+		line=$(last_words "$log")
 		if [ -t 2 ]; then
 			printf '\r\033[K%s %d s: %s' "$what" $((SECONDS - start)) "$line" >&2
 		elif [ $((SECONDS - last)) -ge 15 ]; then
@@ -122,6 +128,7 @@ run_command() { # DEMO_EXEC: the command travels on a second disk, its output co
 	local status=0
 	printf '%s\n' "${DEMO_EXEC//:PORT/:$port}" >"$work/exec.img"
 	truncate -s %512 "$work/exec.img"
+	DEMO_APPEND=${DEMO_APPEND:-systemd.show_status=1} # the log shows that the guest is alive
 	append="demo.exec systemd.mask=serial-getty@ttyS0.service"
 	: >"$work/boot.log"
 	: >"$work/status"
