@@ -464,10 +464,19 @@ void exec_ret_far_I(struct cpu *cpu, const struct insn *in)
 /* --- IRET --------------------------------------------------------------------------------------
  */
 
+/* The flags of the frame.  They say what else is in it, but faults come in the order of the pops:
+ * IP, CS, flags. */
+static uint64_t iret_flags(struct cpu *cpu, const struct far_stack *st)
+{
+	stack_peek(cpu, st, 0, 0);
+	stack_peek(cpu, st, 1, 0);
+	return stack_peek(cpu, st, 2, 0);
+}
+
 /* Real mode, and virtual-8086 mode at IOPL 3 (where IOPL itself stays). */
 static void iret_real(struct cpu *cpu, const struct far_stack *st)
 {
-	uint64_t flags = stack_peek(cpu, st, 2, 0);
+	uint64_t flags = iret_flags(cpu, st);
 	uint64_t mask = flags_user_mask(st->slot) | RFLAGS_IF | (st->slot == 2 ? 0 : RFLAGS_RF);
 	struct landing l;
 
@@ -485,7 +494,7 @@ static void iret_real(struct cpu *cpu, const struct far_stack *st)
  * Extensions"). */
 static void iret_vme(struct cpu *cpu, const struct far_stack *st)
 {
-	uint64_t flags = stack_peek(cpu, st, 2, 0);
+	uint64_t flags = iret_flags(cpu, st);
 	struct landing l;
 
 	landing_real(cpu, &l, stack_peek(cpu, st, 1, 0), stack_peek(cpu, st, 0, 0));
@@ -602,7 +611,7 @@ void exec_iret(struct cpu *cpu, const struct insn *in)
 		task_return(cpu);
 		return;
 	}
-	flags = stack_peek(cpu, &st, 2, 0);
+	flags = iret_flags(cpu, &st);
 	if (st.slot == 4 && (flags & RFLAGS_VM) && cpu->cpl == 0 && !cpu->long_mode)
 		iret_to_v86(cpu, &st);
 	else
