@@ -441,6 +441,26 @@ TEST(a_page_that_became_data_is_stored_to_quickly_again)
 	soft_guest_destroy(g);
 }
 
+TEST(more_code_than_the_cache_holds_runs_all_the_same)
+{
+	/* inc eax; nop; ... over 5 MiB, three times. */
+	static const uint8_t code[] = {0xff, 0xd3, 0xff, 0xd3, 0xff, 0xd3, 0xf4}; /* call rbx x 3 */
+	enum { FROM = 0x200000, SIZE = 5 * 1024 * 1024, STEP = 8 };
+	uint8_t *bytes = malloc(SIZE);
+	struct soft_guest *g = soft_guest_create(1);
+
+	memset(bytes, 0x90, SIZE);
+	for (unsigned i = 0; i + STEP < SIZE; i += STEP)
+		memcpy(bytes + i, "\xff\xc0", 2);
+	bytes[SIZE - 1] = 0xc3;
+	sg_put(g, FROM, bytes, SIZE);
+	g->state.gpr[X86_RBX] = FROM;
+	CHECK_EQ(ENGINE_EXIT_HALTED, soft_guest_run_code(g, code, sizeof(code)));
+	CHECK_EQ(3 * (SIZE / STEP - 1), g->state.gpr[X86_RAX]);
+	free(bytes);
+	soft_guest_destroy(g);
+}
+
 struct runner {
 	struct soft_guest *g;
 	unsigned cpu;
