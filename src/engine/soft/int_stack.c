@@ -161,12 +161,17 @@ LEAVE(64)
  * The target is cut to the operand size, then checked: canonical in 64-bit mode, within CS
  * otherwise; #GP(0) is the branch's own. */
 
+static inline bool branch_bad(const struct cpu *cpu, uint64_t target)
+{
+	return cpu->mode == INSN_MODE_64 ? !cpu_canonical(cpu, target, 1)
+					 : target > cpu->seg[X86_CS].limit;
+}
+
 #define BRANCH_CHECK(bits)                                                                         \
 	static inline uint64_t branch_target_##bits(struct cpu *cpu, uint64_t target)              \
 	{                                                                                          \
 		target = (uint##bits##_t)target;                                                   \
-		if (unlikely(cpu->mode == INSN_MODE_64 ? !cpu_canonical(cpu, target, 1)            \
-						       : target > cpu->seg[X86_CS].limit))         \
+		if (unlikely(branch_bad(cpu, target)))                                             \
 			fault_gp(cpu, 0);                                                          \
 		return target;                                                                     \
 	}
@@ -180,6 +185,16 @@ static inline void branch_sized(struct cpu *cpu, unsigned size, uint64_t target)
 	cpu->rip = size == 8   ? branch_target_64(cpu, target)
 		   : size == 4 ? branch_target_32(cpu, target)
 			       : branch_target_16(cpu, target);
+}
+
+/* AMD's processors find out about the stack first, Intel's about the target. */
+static __attribute__((noinline)) void call_bad(struct cpu *cpu, unsigned size)
+{
+	uint64_t sp = cpu->gpr[X86_RSP] - size;
+
+	if (cpu_model_is_amd(cpu->vm->model))
+		probe_write(cpu, stack_linear(cpu, sp, size, true), size);
+	fault_gp(cpu, 0);
 }
 
 #define BRANCH(bits)                                                                               \
@@ -197,8 +212,10 @@ static inline void branch_sized(struct cpu *cpu, unsigned size, uint64_t target)
 	}                                                                                          \
 	static inline void call_##bits(struct cpu *cpu, uint64_t to)                               \
 	{                                                                                          \
-		uint64_t target = branch_target_##bits(cpu, to);                                   \
+		uint64_t target = (uint##bits##_t)to;                                              \
                                                                                                    \
+		if (unlikely(branch_bad(cpu, target)))                                             \
+			call_bad(cpu, bits / 8);                                                   \
 		push_##bits(cpu, (uint##bits##_t)cpu->rip);                                        \
 		cpu->rip = target;                                                                 \
 	}                                                                                          \
@@ -267,14 +284,22 @@ void exec_loop(struct cpu *cpu, const struct insn *in)
 	loop_if(cpu, in, true);
 }
 
+/* AMD's processors let an F3 or F2 prefix choose the condition, as it does for REPE and REPNE. */
+static bool loop_cond(const struct cpu *cpu, const struct insn *in, bool want)
+{
+	if (in->flags & (INSN_REP | INSN_REPNE) && cpu_model_is_amd(cpu->vm->model))
+		want = in->flags & INSN_REP;
+	return !!(cpu->cc & RFLAGS_ZF) == want;
+}
+
 void exec_loopz(struct cpu *cpu, const struct insn *in)
 {
-	loop_if(cpu, in, cpu->cc & RFLAGS_ZF);
+	loop_if(cpu, in, loop_cond(cpu, in, true));
 }
 
 void exec_loopnz(struct cpu *cpu, const struct insn *in)
 {
-	loop_if(cpu, in, !(cpu->cc & RFLAGS_ZF));
+	loop_if(cpu, in, loop_cond(cpu, in, false));
 }
 
 void exec_jcxz(struct cpu *cpu, const struct insn *in)

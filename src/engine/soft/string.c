@@ -212,6 +212,13 @@ INLINE uint64_t lods_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 /* --- INS and OUTS ------------------------------------------------------------------------------
  */
 
+/* Without permission AMD's processors fault even when there is nothing to repeat. */
+INLINE void io_begin(struct cpu *cpu, const struct insn *in, unsigned size)
+{
+	if (cpu_model_is_amd(cpu->vm->model))
+		io_check(cpu, (uint16_t)cpu->gpr[X86_RDX], size);
+}
+
 /* The port must not be read for an element that could not be stored. */
 INLINE uint64_t ins_run(struct cpu *cpu, const struct insn *in, unsigned size, uint64_t left)
 {
@@ -241,7 +248,7 @@ INLINE uint64_t outs_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 /* --- the repeat loop of those without a condition -----------------------------------------------
  */
 
-#define STRING(name, bits)                                                                         \
+#define STRING(name, bits, begin)                                                                  \
 	void exec_##name##_##bits(struct cpu *cpu, const struct insn *in)                          \
 	{                                                                                          \
 		uint64_t left, since = 0;                                                          \
@@ -250,6 +257,7 @@ INLINE uint64_t outs_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 			name##_run(cpu, in, bits / 8, 1);                                          \
 			return;                                                                    \
 		}                                                                                  \
+		begin(cpu, in, bits / 8);                                                          \
 		while ((left = index_get(cpu, in, X86_RCX)) != 0) {                                \
 			uint64_t n = name##_run(cpu, in, bits / 8, left);                          \
                                                                                                    \
@@ -266,19 +274,20 @@ INLINE uint64_t outs_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 		}                                                                                  \
 	}
 
-#define STRING_SIZES(name)                                                                         \
-	STRING(name, 8)                                                                            \
-	STRING(name, 16)                                                                           \
-	STRING(name, 32)
+#define STRING_SIZES(name, begin)                                                                  \
+	STRING(name, 8, begin)                                                                     \
+	STRING(name, 16, begin)                                                                    \
+	STRING(name, 32, begin)
 
-STRING_SIZES(movs)
-STRING(movs, 64)
-STRING_SIZES(stos)
-STRING(stos, 64)
-STRING_SIZES(lods)
-STRING(lods, 64)
-STRING_SIZES(ins)
-STRING_SIZES(outs)
+#define NOTHING(cpu, in, size)
+STRING_SIZES(movs, NOTHING)
+STRING(movs, 64, NOTHING)
+STRING_SIZES(stos, NOTHING)
+STRING(stos, 64, NOTHING)
+STRING_SIZES(lods, NOTHING)
+STRING(lods, 64, NOTHING)
+STRING_SIZES(ins, io_begin)
+STRING_SIZES(outs, io_begin)
 
 /* --- CMPS and SCAS -----------------------------------------------------------------------------
  */

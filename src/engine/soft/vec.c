@@ -129,16 +129,21 @@ static bool misaligned_sse(struct cpu *cpu)
 	return mxcsr & MXCSR_MM;
 }
 
-static __attribute__((noinline)) void misaligned(struct cpu *cpu, const struct vec_thunk *t)
+/* With no element to touch it is the host that says whether there is a fault. */
+static __attribute__((noinline)) void misaligned(struct cpu *cpu, const struct insn *in,
+						 const struct vec_thunk *t)
 {
+	if (t->a.use & VEC_MASKED && vec_mask_empty(cpu, in, t))
+		return;
 	if (!(t->a.use & VEC_ALIGN_MM) || !misaligned_sse(cpu))
 		fault_gp(cpu, 0);
 }
 
-void vec_check_align(struct cpu *cpu, const struct vec_thunk *t, gva_t lin)
+static void check_align(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t,
+			gva_t lin)
 {
 	if (unlikely(t->a.align && lin & (t->a.align - 1)))
-		misaligned(cpu, t);
+		misaligned(cpu, in, t);
 }
 
 /* As misaligned as the operand: where processors differ the host itself checks (SHA). */
@@ -210,7 +215,7 @@ static inline void run_load(struct cpu *cpu, const struct insn *in, const struct
 	gva_t lin = insn_linear(cpu, in, t->a.size, false);
 	const struct tlb_entry *e = tlb_slot(cpu->tlb->rd, lin);
 
-	vec_check_align(cpu, t, lin);
+	check_align(cpu, in, t, lin);
 	if (tlb_hit(e, lin, t->a.size))
 		vec_run(cpu, t, (void *)(lin + e->addend));
 	else
@@ -255,7 +260,7 @@ static inline void run_store(struct cpu *cpu, const struct insn *in, const struc
 	gva_t lin = insn_linear(cpu, in, t->a.size, true);
 	const struct tlb_entry *e = tlb_slot(cpu->tlb->wr, lin);
 
-	vec_check_align(cpu, t, lin);
+	check_align(cpu, in, t, lin);
 	if (tlb_hit(e, lin, t->a.size))
 		vec_run(cpu, t, (void *)(lin + e->addend));
 	else

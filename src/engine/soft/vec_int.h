@@ -62,6 +62,8 @@ enum {
 	VEC_WAITS = 1 << 9,      /* waits: a pending x87 exception comes before memory faults */
 	VEC_MASKED = 1 << 10,    /* elements masked off do not fault */
 	VEC_PACKED = 1 << 11,    /* the elements touched are the first popcount(mask) ones */
+	VEC_FAULTS_WHOLE = 1 << 13, /* VEC_MASKED, but all of the operand must be accessible */
+	VEC_W_SIZE = 1 << 12, /* W chooses the size of a general register: ignored in 32-bit code */
 };
 
 struct vec_attr {
@@ -122,7 +124,6 @@ static inline void vec_load(struct cpu *cpu)
 }
 _Noreturn void vec_fault(struct cpu *cpu, int vector);
 void vec_check(struct cpu *cpu, const struct vec_thunk *t);
-void vec_check_align(struct cpu *cpu, const struct vec_thunk *t, gva_t lin);
 /* #AC where alignment checking is on.  access.c sees to it that no TLB entry hits then. */
 static inline void vec_check_ac(struct cpu *cpu, gva_t lin, unsigned align)
 {
@@ -142,6 +143,7 @@ static inline void vec_run(struct cpu *cpu, const struct vec_thunk *t, void *mem
 }
 
 /* vec_mask.c: the memory operand could not be used directly and some elements may be masked off. */
+bool vec_mask_empty(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t);
 void vec_masked_load(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin);
 void vec_masked_store(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin);
 

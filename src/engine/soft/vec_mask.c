@@ -101,11 +101,16 @@ static uint64_t touched(struct cpu *cpu, const struct insn *in, const struct vec
 	return all & low_bits(n);
 }
 
+bool vec_mask_empty(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t)
+{
+	return !touched(cpu, in, t);
+}
+
 void vec_masked_load(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin)
 {
 	uint64_t mask = touched(cpu, in, t);
 	unsigned elem = t->a.elem;
-	uint8_t *bounce = cpu->vec->bounce;
+	uint8_t *bounce = cpu->vec->bounce + (lin & (ZMM_BYTES - 1)); /* as misaligned */
 
 	vec_zero(bounce, t->a.size);
 	for (unsigned i = 0; i < t->a.size / elem; i++)
@@ -118,8 +123,10 @@ void vec_masked_store(struct cpu *cpu, const struct insn *in, const struct vec_t
 {
 	uint64_t mask = touched(cpu, in, t);
 	unsigned elem = t->a.elem;
-	uint8_t *bounce = cpu->vec->bounce;
+	uint8_t *bounce = cpu->vec->bounce + (lin & (ZMM_BYTES - 1));
 
+	if (t->a.use & VEC_FAULTS_WHOLE)
+		probe_write(cpu, lin, t->a.size);
 	for (unsigned i = 0; i < t->a.size / elem; i++)
 		if (mask >> i & 1)
 			probe_write(cpu, lin + i * elem, elem);
@@ -144,17 +151,12 @@ static gva_t rdi_linear(struct cpu *cpu, const struct insn *in, unsigned n)
 	return seg_linear(cpu, in->seg, ea, n, true);
 }
 
-/* The area holds ST(i), which is physical register (TOP + i) mod 8; MMX names physical ones. */
-static const uint8_t *mmx_in_area(const struct vec_state *vs, unsigned n)
-{
-	unsigned top = VEC_AT(const uint16_t, vs->area, XS_FSW) >> 11 & 7;
-
-	return vs->area + XS_ST + 16 * ((n - top) & 7);
-}
-
 static void store_masked_bytes(struct cpu *cpu, gva_t lin, const uint8_t *data, const uint8_t *mask,
 			       unsigned n)
 {
+	/* What a clear mask byte keeps away is the maker's choice (SDM 2B "MASKMOVDQU"). */
+	if (cpu_model_is_amd(cpu->vm->model))
+		probe_write(cpu, lin, n);
 	for (unsigned i = 0; i < n; i++)
 		if (mask[i] & 0x80)
 			probe_write(cpu, lin + i, 1);
@@ -163,7 +165,8 @@ static void store_masked_bytes(struct cpu *cpu, gva_t lin, const uint8_t *data, 
 			st8(cpu, lin + i, data[i]);
 }
 
-/* Any MMX instruction makes TOP 0 and all registers valid; reading one does only that. */
+/* Any MMX instruction makes TOP 0 and all registers valid; reading one does only that.  AMD's
+ * processors do it even when the store then faults. */
 static void enter_mmx(struct cpu *cpu)
 {
 	uint32_t unused;
@@ -179,20 +182,20 @@ void exec_maskmov(struct cpu *cpu, const struct insn *in)
 	bool mmx = t->a.cls == VEC_MMX;
 	unsigned n = mmx ? 8 : 16;
 	uint8_t data[16], mask[16];
+	const uint8_t *regs;
 	gva_t lin;
 
 	vec_check(cpu, t);
-	if (mmx)
+	if (mmx) {
 		vec_x87_pending(cpu);
+		enter_mmx(cpu);
+	}
 	lin = rdi_linear(cpu, in, n);
 	vec_release(cpu);
-	vec_copy(data, mmx ? mmx_in_area(vs, in->vreg & 7) : vs->area + XS_XMM + 16 * in->vreg, n);
-	vec_copy(mask, mmx ? mmx_in_area(vs, in->vrm & 7) : vs->area + XS_XMM + 16 * in->vrm, n);
+	regs = vs->area + (mmx ? XS_ST : XS_XMM); /* MMn is ST(n) while TOP is 0 */
+	vec_copy(data, regs + 16 * (in->vreg & (mmx ? 7 : 15)), n);
+	vec_copy(mask, regs + 16 * (in->vrm & (mmx ? 7 : 15)), n);
 	store_masked_bytes(cpu, lin, data, mask, n);
-	if (mmx)
-		enter_mmx(cpu);
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
 }
 
 /* --- gathers and scatters -----------------------------------------------------------------------

@@ -28,6 +28,18 @@ static bool is_rm(uint8_t kind)
 	return kind == OP_GPR_RM || kind == OP_MMX_RM || kind == OP_VEC_RM || kind == OP_K_RM;
 }
 
+/* A general register, or memory that could be one: not rows that take memory only. */
+static bool w_is_size(const struct insn *in, const struct insn_op *op)
+{
+	if (op->kind == OP_GPR_REG || (op->kind == OP_GPR_RM && !(in->flags & INSN_MEM)))
+		return true;
+	if (op->kind != OP_GPR_RM)
+		return false;
+	return op->msize == SIZE_Y ||
+	       (in->map == MAP_0F && (in->opcode == 0x6e || in->opcode == 0x7e)) ||  /* VMOVD */
+	       (in->map == MAP_0F3A && (in->opcode == 0x16 || in->opcode == 0x22)); /* VPEXTRD */
+}
+
 static void take_operand(struct vec_attr *a, const struct insn *in, const struct insn_op *op)
 {
 	if (op->kind == OP_GPR_REG)
@@ -36,6 +48,8 @@ static void take_operand(struct vec_attr *a, const struct insn *in, const struct
 		a->use |= VEC_USE_RM;
 	if (op->kind == OP_GPR_REG || op->kind == OP_GPR_RM)
 		a->use |= op->access & OP_WRITE ? VEC_WRITES : 0;
+	if (w_is_size(in, op))
+		a->use |= VEC_W_SIZE;
 	if (is_rm(op->kind) && in->flags & INSN_MEM)
 		a->mem = op->access & OP_WRITE ? VEC_MEM_STORE : VEC_MEM_LOAD;
 }
@@ -68,35 +82,6 @@ static uint16_t implicit_use(const struct insn *in, const struct insn_row *row)
 	if (row->cls == CLASS_X87 || row->cls == CLASS_MMX || row->cls == CLASS_FWAIT)
 		use |= VEC_WAITS;
 	return use;
-}
-
-/* Instructions whose result elements come from other memory elements than their own; masking says
- * nothing about what they read (SDM 2A, exception types E4NF, E6NF ...). */
-static bool crosses_elements(const struct insn *in)
-{
-	static const uint8_t map_0f[] = {0x12, 0x14, 0x15, 0x16, 0xc6, 0xd1, 0xd2,
-					 0xd3, 0xe1, 0xe2, 0xf1, 0xf2, 0xf3};
-	static const uint8_t map_0f38[] = {0x00, 0x0c, 0x0d, 0x16, 0x2b, 0x36, 0x75, 0x76,
-					   0x77, 0x7d, 0x7e, 0x7f, 0x83, 0x8d, 0x8f, 0xc4};
-	static const uint8_t map_0f3a[] = {0x00, 0x01, 0x03, 0x04, 0x05, 0x0f, 0x18, 0x1a,
-					   0x23, 0x38, 0x3a, 0x42, 0x43, 0xce, 0xcf};
-	const uint8_t *list = in->map == MAP_0F     ? map_0f
-			      : in->map == MAP_0F38 ? map_0f38
-						    : map_0f3a;
-	unsigned n = in->map == MAP_0F     ? sizeof(map_0f)
-		     : in->map == MAP_0F38 ? sizeof(map_0f38)
-					   : sizeof(map_0f3a);
-
-	if (in->map == MAP_0F && in->opcode >= 0x60 && in->opcode <= 0x70)
-		return in->opcode != 0x6e && in->opcode != 0x6f; /* unpack, pack, shuffle */
-	if (in->map == MAP_0F38 && in->opcode == 0x72)
-		return in->prefix == 0xf2; /* VCVTNE2PS2BF16 */
-	if (in->map > MAP_0F3A)
-		return false;
-	for (unsigned i = 0; i < n; i++)
-		if (list[i] == in->opcode)
-			return true;
-	return false;
 }
 
 static bool is_broadcast(const struct insn *in)
@@ -143,8 +128,12 @@ static void take_mask(struct vec_attr *a, const struct insn *in, const struct in
 		a->use |= VEC_MASKED;
 		a->elem = row->elem;
 		a->bits = a->size / row->elem;
-	} else if (row->attrs & ROW_MASK && in->k && row->elem && !crosses_elements(in)) {
+	} else if (row->attrs & ROW_MASK && in->k && row->elem) {
+		if (row->attrs & ROW_FAULTS_WHOLE && a->mem == VEC_MEM_LOAD)
+			return;
 		masked_operand(a, in, row);
+		if (row->attrs & ROW_FAULTS_WHOLE)
+			a->use |= VEC_FAULTS_WHOLE;
 		if (row->special == SPECIAL_COMPRESS || row->special == SPECIAL_EXPAND)
 			a->use |= VEC_PACKED;
 	}

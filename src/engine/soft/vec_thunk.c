@@ -215,7 +215,7 @@ static void put_vex(struct body *o, const struct cpu *cpu, const struct insn *in
 	if (cpu->mode != INSN_MODE_64) {
 		p0 |= 0xe0;
 		p1 |= 0x40;
-		if (use & (VEC_USE_REG | VEC_USE_RM))
+		if (use & VEC_W_SIZE)
 			p1 &= 0x7f;
 	}
 	put(o, 0xc4);
@@ -238,7 +238,7 @@ static void put_evex(struct body *o, const struct cpu *cpu, const struct insn *i
 		p0 |= 0xf0;
 		p1 |= 0x40;
 		p2 |= 0x08;
-		if (use & (VEC_USE_REG | VEC_USE_RM))
+		if (use & VEC_W_SIZE)
 			p1 &= 0x7f;
 	}
 	put(o, 0x62);
@@ -261,7 +261,10 @@ static void put_insn(struct body *o, const struct cpu *cpu, const struct insn *i
 	put(o, in->bytes[r.op]);
 	if (r.modrm)
 		put(o, new_modrm(in, use));
-	for (unsigned i = r.imm; i < r.end; i++)
+	/* The decoder has cut register numbers in an immediate to what the mode has. */
+	if (r.imm < r.end)
+		put(o, (uint8_t)in->imm);
+	for (unsigned i = r.imm + 1; i < r.end; i++)
 		put(o, in->bytes[i]);
 }
 

@@ -114,6 +114,14 @@ static uint32_t fxsave_bytes(const struct cpu *cpu)
 	return legacy_end(cpu);
 }
 
+/* The last byte is touched first: so are page faults reported. */
+static gva_t fxsave_last(const struct cpu *cpu, gva_t lin)
+{
+	gva_t last = lin + LEGACY_SIZE - 1;
+
+	return cpu->mode == INSN_MODE_64 ? last : (uint32_t)last;
+}
+
 static gva_t fxsave_operand(struct cpu *cpu, const struct insn *in, bool write)
 {
 	gva_t lin;
@@ -138,6 +146,7 @@ void exec_fxsave(struct cpu *cpu, const struct insn *in)
 	gva_t lin = fxsave_operand(cpu, in, true);
 	uint8_t *image = cpu->vec->bounce;
 
+	probe_write(cpu, fxsave_last(cpu, lin), 1);
 	probe_write(cpu, lin, LEGACY_SIZE);
 	vec_release(cpu);
 	legacy_image(cpu, image, is_wide(cpu, in));
@@ -149,6 +158,7 @@ void exec_fxrstor(struct cpu *cpu, const struct insn *in)
 	gva_t lin = fxsave_operand(cpu, in, false);
 	uint8_t *image = cpu->vec->bounce, *area = cpu->vec->area;
 
+	probe_read(cpu, fxsave_last(cpu, lin), 1);
 	ld_bytes(cpu, lin, image, LEGACY_SIZE);
 	if (VEC_AT(uint32_t, image, XS_MXCSR) & ~vec_mxcsr_mask(cpu))
 		fault_gp(cpu, 0);
