@@ -4,6 +4,7 @@
  * e820 map and the tests.
  *
  *   0000_0000  RAM                       below 4 GiB: at most MEMMAP_LOW_RAM_MAX bytes
+ *   0000_0400    BIOS data area, a part of that RAM, as the 1 KiB at 0009_FC00 is
  *   000A_0000    VGA window, no RAM
  *   000C_0000    RAM: option ROM space, free
  *   000E_0000    RAM: ACPI and SMBIOS tables, reserved in e820
@@ -21,7 +22,8 @@
 
 // clang-format off
 #define MEMMAP_LOW_RAM_MAX	0x80000000ull
-#define MEMMAP_EBDA		0x0009FC00ull
+#define MEMMAP_BDA		0x00000400ull
+#define MEMMAP_EBDA		0x0009FC00ull	/* 1 KiB */
 #define MEMMAP_VGA		0x000A0000ull
 #define MEMMAP_VGA_END		0x000C0000ull
 #define MEMMAP_TABLES		0x000E0000ull	/* RSDP is looked for from here */

@@ -11,6 +11,7 @@
 #include "bus/bus.h"
 #include "machine/acpi/pm.h"
 #include "machine/acpi/tables.h"
+#include "machine/bios_area.h"
 #include "machine/irqchip/apic_bus.h"
 #include "machine/irqchip/gsi.h"
 #include "machine/irqchip/ioapic.h"
@@ -455,6 +456,16 @@ static int pc_write_smbios(struct machine *m, uint8_t *buf, struct error *err)
 	return smbios_build(buf, MEMMAP_TABLES_END - MEMMAP_SMBIOS, MEMMAP_SMBIOS, &cfg, err);
 }
 
+static void pc_write_bios_area(struct machine *m)
+{
+	static const uint16_t ports[4] = {PORT_COM1, PORT_COM2, PORT_COM3, PORT_COM4};
+	struct bios_area_config cfg = {.ps2 = m->legacy.ps2};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ports); i++)
+		cfg.com[i] = m->legacy.com[i] ? ports[i] : 0;
+	bios_area_write(m->cfg.mem, &cfg);
+}
+
 static int pc_write_tables(struct machine *m, struct error *err)
 {
 	uint64_t size = MEMMAP_TABLES_END - MEMMAP_TABLES;
@@ -469,6 +480,7 @@ static int pc_write_tables(struct machine *m, struct error *err)
 	if (r >= 0) {
 		r = mem_write(m->cfg.mem, MEMMAP_TABLES, buf, size);
 		assert(r == 0); /* pc_add_ram put RAM there */
+		pc_write_bios_area(m);
 	}
 	free(buf);
 	return r;

@@ -150,8 +150,9 @@ static void acpi_fadt(struct acpi *t, const struct acpi_config *cfg, uint32_t fa
 	le32_store(p + 112,
 		   WBINVD | PROC_C1 | NO_SLEEP_BUTTON | NO_RTC_WAKE | TIMER_32 | RESET_REGISTER);
 	acpi_gas(p + 116, GAS_IO, 8, 1, PORT_RESET);
-	p[128] = 6; /* reset the CPU and the system */
-	p[131] = 4; /* FADT 6.4 */
+	p[128] = 6;                /* reset the CPU and the system */
+	p[131] = 4;                /* FADT 6.4 */
+	le64_store(p + 132, facs); /* the same twice: systems that know one field only exist */
 	le64_store(p + 140, dsdt);
 	memcpy(p + 268, "TRIVISOR", 8); /* hypervisor vendor identity */
 	acpi_header(p, "FACP", FADT_SIZE, 6);
