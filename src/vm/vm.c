@@ -55,6 +55,7 @@ static int vm_load(struct vm *vm, struct error *err)
 				   .cmdline = vm->cfg.append,
 				   .map = map};
 	struct x86_state s;
+	uint64_t mtrr_def_type;
 	int r = machine_boot_info(vm->machine, &info, err);
 
 	if (r < 0)
@@ -66,10 +67,14 @@ static int vm_load(struct vm *vm, struct error *err)
 	boot.rsdp = info.rsdp;
 	x86_state_reset(&s);
 	r = boot_load(&boot, vm->mem, &s, err);
+	mtrr_def_type = s.mtrr_def_type;
 	for (unsigned i = 0; r == 0 && i < vm->nr_cpus; i++) {
 		r = vcpu_set_state(&vm->cpu[i], &s, err);
 		x86_state_reset(&s);
 		s.mp_state = X86_MP_WAIT_SIPI;
+		/* Firmware gives all CPUs the same MTRRs (SDM 3A "MTRR Considerations in MP
+		 * Systems"). */
+		s.mtrr_def_type = mtrr_def_type;
 	}
 	return r;
 }
