@@ -460,16 +460,23 @@ static uint64_t soft_cpu_tsc(struct engine_cpu *ecpu)
 	return host_tsc() + ecpu->cpu.tsc_offset;
 }
 
+/* At most 2^63 ticks: some centuries, no overflow below 2^64 ns for rates above 1 GHz. */
+static uint64_t tsc_ticks_to_ns(uint64_t ticks, uint64_t khz)
+{
+	return (uint64_t)((unsigned __int128)ticks * 1000000 / khz);
+}
+
 static uint64_t soft_cpu_tsc_to_ns(struct engine_cpu *ecpu, uint64_t tsc)
 {
 	uint64_t khz = ecpu->cpu.vm->tsc_khz, now_tsc = 0, now_ns = 0, delta;
 
 	clocks_read(&now_tsc, &now_ns);
 	delta = tsc - (now_tsc + ecpu->cpu.tsc_offset);
-	if ((int64_t)delta <= 0)
-		return now_ns;
-	/* At most 2^63 ticks: some centuries, no overflow below 2^64 ns for rates above 1 GHz. */
-	delta = (uint64_t)((unsigned __int128)delta * 1000000 / khz);
+	if ((int64_t)delta < 0) {
+		delta = tsc_ticks_to_ns(-delta, khz);
+		return delta > now_ns ? 0 : now_ns - delta;
+	}
+	delta = tsc_ticks_to_ns(delta, khz);
 	return now_ns + delta < now_ns ? UINT64_MAX : now_ns + delta;
 }
 
