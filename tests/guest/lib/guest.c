@@ -91,11 +91,13 @@ void guest_printf(const char *fmt, ...)
 
 const char *guest_name(const char *fmt, ...)
 {
-	static char name[256];
+	static char names[4][256]; /* one name may be a part of the next */
+	static unsigned turn;
+	char *name = names[turn++ % 4];
 	va_list ap;
 
 	to = name;
-	to_end = name + sizeof(name) - 1;
+	to_end = name + sizeof(names[0]) - 1;
 	va_start(ap, fmt);
 	put_format(fmt, ap);
 	va_end(ap);
