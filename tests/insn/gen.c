@@ -2,6 +2,7 @@
 #include "gen.h"
 
 #include "base/types.h"
+#include "engine/cpu_model.h"
 
 #include <string.h>
 
@@ -109,6 +110,8 @@ const char *gen_excluded(const struct insn *in)
 			return "the host's segment registers";
 	if (row->attrs & ROW_UD)
 		return "never offered";
+	if (row->feature >= 0 && !cpu_feature_on_host(row->feature))
+		return "not on this host";
 	return NULL;
 }
 
