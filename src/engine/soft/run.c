@@ -91,6 +91,32 @@ static bool fault_combine(struct cpu *cpu)
 	return true;
 }
 
+static void event_clear(struct cpu *cpu, uint32_t ev)
+{
+	atomic_fetch_and(&cpu->events, ~ev);
+}
+
+/* A fault met while delivering another may meet the next, for ever: with alignment checks a
+ * misaligned stack of ring 3 does it to #AC.  Each is a point where a kick counts; the fault waits
+ * as an injected event. */
+static bool kicked_while_delivering(struct cpu *cpu)
+{
+	const struct cpu_fault_info *f = &cpu->fault;
+
+	if (cpu->delivering == CPU_IDLE || !(atomic_load(&cpu->events) & CPU_EV_KICK))
+		return false;
+	cpu->delivering = CPU_IDLE;
+	cpu->inject = (struct cpu_inject){.type = X86_EVENT_EXCEPTION,
+					  .vector = f->vector,
+					  .has_error = f->has_error,
+					  .error = f->error};
+	if (f->vector == X86_EXC_PF)
+		cpu->cr2 = f->cr2;
+	atomic_fetch_or(&cpu->events, CPU_EV_INJECT);
+	event_clear(cpu, CPU_EV_KICK);
+	return leave(cpu, ENGINE_EXIT_KICKED);
+}
+
 /* Deliver cpu->fault.  True: leave the loop. */
 static bool deliver_fault(struct cpu *cpu)
 {
@@ -109,6 +135,8 @@ static bool deliver_fault(struct cpu *cpu)
 		cpu->delivering = CPU_IDLE;
 		return leave_debug(cpu, &f);
 	}
+	if (kicked_while_delivering(cpu))
+		return true;
 	cpu->stats.exceptions++;
 	cpu->delivering = f.vector;
 	exc_deliver(cpu, &f);
@@ -175,11 +203,6 @@ static bool step(struct cpu *cpu)
 /* --- events ------------------------------------------------------------------------------------
  */
 
-static void event_clear(struct cpu *cpu, uint32_t ev)
-{
-	atomic_fetch_and(&cpu->events, ~ev);
-}
-
 /* What a saved state had accepted but not begun to deliver. */
 static bool deliver_injected(struct cpu *cpu)
 {
@@ -243,7 +266,7 @@ static inline bool wants_attention(const struct cpu *cpu)
 }
 
 /* Something wants attention: do one thing about it, or run on if nothing can be done now.
- * In order of SDM 3A "Priority Among Concurrent Events".  True: leave the loop. */
+ * In order of SDM 3A "Priority Among Concurrent Events", but kicks.  True: leave the loop. */
 static bool attend(struct cpu *cpu)
 {
 	uint32_t ev = atomic_load(&cpu->events);
@@ -251,16 +274,18 @@ static bool attend(struct cpu *cpu)
 
 	if (ev & CPU_EV_PURGE)
 		block_purge(cpu);
+	/* Before what the guest brings about: a #DB whose own delivery hits a data breakpoint would
+	 * keep us here.  What is pending stays so. */
+	if (ev & CPU_EV_KICK) {
+		event_clear(cpu, CPU_EV_KICK);
+		return leave(cpu, ENGINE_EXIT_KICKED);
+	}
 	if (ev & CPU_EV_INJECT)
 		return deliver_injected(cpu);
 	if (cpu->int_shadow & CPU_SHADOW_SS)
 		cpu->dbg_pending &= ~(uint32_t)DR6_BS;
 	else if (cpu->dbg_pending)
 		return deliver_debug_trap(cpu);
-	if (ev & CPU_EV_KICK) {
-		event_clear(cpu, CPU_EV_KICK);
-		return leave(cpu, ENGINE_EXIT_KICKED);
-	}
 	if (cpu->wait_sipi)
 		return leave(cpu, ENGINE_EXIT_HALTED);
 	if (take_nmi(cpu, ev) || take_interrupt(cpu, ev))

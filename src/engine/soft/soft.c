@@ -328,6 +328,14 @@ static void get_events(const struct cpu *cpu, struct x86_state *s)
 	s->event_vector = cpu->inject.vector;
 	s->event_has_error = cpu->inject.has_error;
 	s->event_error = cpu->inject.error;
+	/* A #DB trap that is due travels as an event; one held back by a load of SS is lost. */
+	if (cpu->dbg_pending && !s->event_pending && !(cpu->int_shadow & CPU_SHADOW_SS)) {
+		s->dr6 = (s->dr6 & ~DR6_BMASK) | cpu->dbg_pending;
+		s->event_pending = 1;
+		s->event_type = X86_EVENT_EXCEPTION;
+		s->event_vector = X86_EXC_DB;
+		s->event_has_error = 0;
+	}
 }
 
 static void soft_cpu_get(struct engine_cpu *ecpu, struct x86_state *s)
