@@ -108,8 +108,6 @@ void vec_update(struct cpu *cpu)
 
 void vec_fault(struct cpu *cpu, int vector)
 {
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
 	if (vector == X86_EXC_XM && !(cpu->cr4 & CR4_OSXMMEXCPT))
 		vector = X86_EXC_UD;
 	if (vector == X86_EXC_GP)
@@ -126,6 +124,7 @@ static bool misaligned_sse(struct cpu *cpu)
 
 	vec_load(cpu);
 	__asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+	vec_end(cpu);
 	return mxcsr & MXCSR_MM;
 }
 
@@ -291,8 +290,7 @@ void exec_vec(struct cpu *cpu, const struct insn *in)
 		run_store(cpu, in, t);
 	if (t->a.use & VEC_X87_PTR)
 		vec_x87_note(cpu, in);
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
+	vec_end(cpu);
 }
 
 /* --- life ---------------------------------------------------------------------------------------

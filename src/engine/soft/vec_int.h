@@ -50,18 +50,18 @@ enum vec_mem { VEC_MEM_NONE, VEC_MEM_LOAD, VEC_MEM_STORE };
 
 /* vec_attr.use */
 enum {
-	VEC_USE_REG = 1 << 0,    /* ModRM.reg is a general register */
-	VEC_USE_RM = 1 << 1,     /* ModRM.rm is a general register or memory of its size */
-	VEC_WRITES = 1 << 2,     /* the general register(s) may be changed */
-	VEC_FLAGS_OUT = 1 << 3,  /* sets arithmetic flags */
-	VEC_FLAGS_IN = 1 << 4,   /* FCMOVcc */
-	VEC_USE_AX = 1 << 5,     /* FNSTSW AX */
-	VEC_USE_CMPSTR = 1 << 6, /* PCMPxSTRx: EAX, EDX in, ECX out */
-	VEC_X87_PTR = 1 << 7,    /* x87, not a control instruction: updates FIP and friends */
-	VEC_ALIGN_MM = 1 << 8,   /* alignment is not needed while MXCSR.MM = 1 */
-	VEC_WAITS = 1 << 9,      /* waits: a pending x87 exception comes before memory faults */
-	VEC_MASKED = 1 << 10,    /* elements masked off do not fault */
-	VEC_PACKED = 1 << 11,    /* the elements touched are the first popcount(mask) ones */
+	VEC_USE_REG = 1 << 0,       /* ModRM.reg is a general register */
+	VEC_USE_RM = 1 << 1,        /* ModRM.rm is a general register or memory of its size */
+	VEC_WRITES = 1 << 2,        /* the general register(s) may be changed */
+	VEC_FLAGS_OUT = 1 << 3,     /* sets arithmetic flags */
+	VEC_FLAGS_IN = 1 << 4,      /* FCMOVcc */
+	VEC_USE_AX = 1 << 5,        /* FNSTSW AX */
+	VEC_USE_CMPSTR = 1 << 6,    /* PCMPxSTRx: EAX, EDX in, ECX out */
+	VEC_X87_PTR = 1 << 7,       /* x87, not a control instruction: updates FIP and friends */
+	VEC_ALIGN_MM = 1 << 8,      /* alignment is not needed while MXCSR.MM = 1 */
+	VEC_WAITS = 1 << 9,         /* waits: a pending x87 exception comes before memory faults */
+	VEC_MASKED = 1 << 10,       /* elements masked off do not fault */
+	VEC_PACKED = 1 << 11,       /* the elements touched are the first popcount(mask) ones */
 	VEC_FAULTS_WHOLE = 1 << 13, /* VEC_MASKED, but all of the operand must be accessible */
 	VEC_W_SIZE = 1 << 12, /* W chooses the size of a general register: ignored in 32-bit code */
 };
@@ -131,6 +131,12 @@ static inline void vec_check_ac(struct cpu *cpu, gva_t lin, unsigned align)
 		     lin & (align - 1)))
 		cpu_fault(cpu, X86_EXC_AC, 0);
 }
+/* At the end of each vector instruction, and before calling what does not return. */
+static inline void vec_end(struct cpu *cpu)
+{
+	if (VEC_EAGER_RELEASE)
+		vec_release(cpu);
+}
 /* Run t on the state that is or becomes live; unwinds when the instruction faulted. */
 static inline void vec_run(struct cpu *cpu, const struct vec_thunk *t, void *mem)
 {
@@ -138,8 +144,10 @@ static inline void vec_run(struct cpu *cpu, const struct vec_thunk *t, void *mem
 
 	vec_load(cpu);
 	r = t->run(cpu, mem);
-	if (unlikely(r))
+	if (unlikely(r)) {
+		vec_end(cpu);
 		vec_fault(cpu, r);
+	}
 }
 
 /* vec_mask.c: the memory operand could not be used directly and some elements may be masked off. */
@@ -170,4 +178,7 @@ static inline void vec_zero(void *d, size_t n)
 }
 
 /* Unaligned little-endian access to images. */
-#define VEC_AT(ty, p, off) (*(ty *)((uint8_t *)(p) + (off)))
+#define VEC_AT(ty, p, off)                                                                         \
+	(((struct { ty v; }                                                                        \
+	   __attribute__((packed, may_alias)) *)((uint8_t *)(uintptr_t)(p) + (off)))               \
+		 ->v)

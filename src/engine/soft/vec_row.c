@@ -36,7 +36,7 @@ static bool w_is_size(const struct insn *in, const struct insn_op *op)
 	if (op->kind != OP_GPR_RM)
 		return false;
 	return op->msize == SIZE_Y ||
-	       (in->map == MAP_0F && (in->opcode == 0x6e || in->opcode == 0x7e)) ||  /* VMOVD */
+	       (in->map == MAP_0F && (in->opcode == 0x6e || in->opcode == 0x7e)) || /* VMOVD */
 	       (in->map == MAP_0F3A && (in->opcode == 0x16 || in->opcode == 0x22)); /* VPEXTRD */
 }
 

@@ -67,8 +67,12 @@ static uint16_t live_status(void)
 
 void vec_x87_pending(struct cpu *cpu)
 {
+	bool pending;
+
 	vec_load(cpu);
-	if (live_status() & FSW_ES)
+	pending = live_status() & FSW_ES;
+	vec_end(cpu);
+	if (pending)
 		vec_fault(cpu, X86_EXC_MF);
 }
 
@@ -214,12 +218,6 @@ static void check_x87(struct cpu *cpu)
 		cpu_fault_plain(cpu, cpu->vec->deny[VEC_X87]);
 }
 
-static void done(struct cpu *cpu)
-{
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
-}
-
 static unsigned env_size(const struct insn *in)
 {
 	return in->opsize == 2 ? ENV16 : ENV32;
@@ -252,7 +250,7 @@ void exec_fninit(struct cpu *cpu, const struct insn *in)
 	vec_load(cpu);
 	__asm__ volatile("fninit");
 	clear_ptr(cpu);
-	done(cpu);
+	vec_end(cpu);
 }
 
 /* Store what `save` wrote at the bounce buffer: environment, then `regs` bytes of registers. */
@@ -283,7 +281,7 @@ void exec_fnstenv(struct cpu *cpu, const struct insn *in)
 	vec_load(cpu);
 	__asm__ volatile("fnstenv (%0)" : : "r"(cpu->vec->bounce) : "memory");
 	store_env(cpu, in, lin, 0);
-	done(cpu);
+	vec_end(cpu);
 }
 
 void exec_fnsave(struct cpu *cpu, const struct insn *in)
@@ -298,7 +296,7 @@ void exec_fnsave(struct cpu *cpu, const struct insn *in)
 	__asm__ volatile("fnsave (%0)" : : "r"(cpu->vec->bounce) : "memory");
 	store_env(cpu, in, lin, REGS);
 	clear_ptr(cpu);
-	done(cpu);
+	vec_end(cpu);
 }
 
 /* Read environment and registers to the bounce buffer in the host's layout. */
@@ -326,7 +324,7 @@ void exec_fldenv(struct cpu *cpu, const struct insn *in)
 	load_env(cpu, in, insn_linear(cpu, in, env_size(in), false), 0);
 	vec_load(cpu);
 	__asm__ volatile("fldenv (%0)" : : "r"(cpu->vec->bounce) : "memory");
-	done(cpu);
+	vec_end(cpu);
 }
 
 void exec_frstor(struct cpu *cpu, const struct insn *in)
@@ -336,5 +334,5 @@ void exec_frstor(struct cpu *cpu, const struct insn *in)
 	load_env(cpu, in, insn_linear(cpu, in, env_size(in) + REGS, false), REGS);
 	vec_load(cpu);
 	__asm__ volatile("frstor (%0)" : : "r"(cpu->vec->bounce) : "memory");
-	done(cpu);
+	vec_end(cpu);
 }

@@ -453,8 +453,7 @@ static uint64_t live_in_use(struct cpu *cpu)
 
 	vec_load(cpu);
 	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(1));
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
+	vec_end(cpu);
 	return (lo & ~(uint32_t)XCR0_PKRU) | (cpu->pkru ? XCR0_PKRU : 0);
 }
 
@@ -506,8 +505,7 @@ void exec_ldmxcsr(struct cpu *cpu, const struct insn *in)
 	if (v & ~vec_mxcsr_mask(cpu))
 		fault_gp(cpu, 0);
 	vec_run(cpu, t, &v);
-	if (VEC_EAGER_RELEASE)
-		vec_release(cpu);
+	vec_end(cpu);
 }
 
 /* --- state in and out ---------------------------------------------------------------------------
