@@ -69,6 +69,8 @@ static void load_tss(void)
 
 void trap_init(void)
 {
+	outb(0x21, 0xff); /* firmware may have left 8259 interrupts on */
+	outb(0xa1, 0xff);
 	idt_reset(0);
 	load_idt();
 	load_tss();
