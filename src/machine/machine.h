@@ -16,6 +16,7 @@
 struct bus;
 struct error;
 struct evloop;
+struct fw_cfg;
 struct machine;
 struct mem;
 struct pci_host;
@@ -62,8 +63,10 @@ struct bus *machine_bus(struct machine *m);
 struct pci_host *machine_pci(struct machine *m);
 /* IRQ 0..15, on 8259 and I/O APIC.  Each call makes a new source, ORed with others on the wire. */
 struct irq_line machine_isa_irq(struct machine *m, unsigned n);
+struct irq_line machine_gsi(struct machine *m, unsigned n); /* I/O APIC pin 16..23 */
 struct msi_sink machine_msi(struct machine *m);
 struct vclock *machine_clock(struct machine *m);
+struct fw_cfg *machine_fw_cfg(struct machine *m); /* to add items to, while building */
 
 /* For the DSDT: which of these a guest will find. */
 struct machine_legacy {

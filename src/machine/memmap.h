@@ -55,6 +55,8 @@
 #define PORT_COM3		0x03E8
 #define PORT_COM1		0x03F8
 #define PORT_ELCR		0x04D0
+#define PORT_FW_CFG		0x0510
+#define PORT_FW_CFG_SIZE	0x000C
 #define PORT_PM			0x0600	/* ACPI fixed hardware, the next five lines are offsets */
 #define PORT_PM_SIZE		0x0040
 #define PM_OFF_EVT		0x00

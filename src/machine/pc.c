@@ -12,6 +12,7 @@
 #include "machine/acpi/pm.h"
 #include "machine/acpi/tables.h"
 #include "machine/bios_area.h"
+#include "machine/fw_cfg.h"
 #include "machine/irqchip/apic_bus.h"
 #include "machine/irqchip/gsi.h"
 #include "machine/irqchip/ioapic.h"
@@ -306,6 +307,24 @@ static int pc_create_pv(struct machine *m, struct error *err)
 	return r;
 }
 
+static int pc_create_fw_cfg(struct machine *m, struct error *err)
+{
+	const struct machine_config *c = &m->cfg;
+	int r = fw_cfg_create(&m->fw_cfg, m->bus, c->mem, err);
+
+	if (r == 0)
+		r = fw_cfg_add(m->fw_cfg, FW_CFG_UUID, c->uuid, sizeof(c->uuid), err);
+	if (r == 0)
+		r = fw_cfg_add_u64(m->fw_cfg, FW_CFG_RAM_SIZE, c->memory, err);
+	if (r == 0)
+		r = fw_cfg_add_u16(m->fw_cfg, FW_CFG_NO_GRAPHIC, 1, err);
+	if (r == 0)
+		r = fw_cfg_add_u16(m->fw_cfg, FW_CFG_NR_CPUS, c->nr_cpus, err);
+	if (r == 0)
+		r = fw_cfg_add_u16(m->fw_cfg, FW_CFG_MAX_CPUS, c->nr_cpus, err);
+	return r;
+}
+
 static int pc_build(struct machine *m, struct error *err)
 {
 	int r;
@@ -325,6 +344,8 @@ static int pc_build(struct machine *m, struct error *err)
 		r = pc_create_acpi(m, err);
 	if (r == 0)
 		r = pc_create_pv(m, err);
+	if (r == 0)
+		r = pc_create_fw_cfg(m, err);
 	return r;
 }
 
@@ -360,6 +381,7 @@ void machine_destroy(struct machine *m)
 		return;
 	if (m->clock)
 		vclock_pause(m->clock);
+	fw_cfg_destroy(m->fw_cfg);
 	kvm_pv_destroy(m->pv);
 	acpi_pm_destroy(m->pm);
 	pci_host_destroy(m->pci);
@@ -396,6 +418,16 @@ struct vclock *machine_clock(struct machine *m)
 struct irq_line machine_isa_irq(struct machine *m, unsigned n)
 {
 	return gsi_source_isa(m->gsi, n);
+}
+
+struct irq_line machine_gsi(struct machine *m, unsigned n)
+{
+	return gsi_source(m->gsi, GSI_NONE, n);
+}
+
+struct fw_cfg *machine_fw_cfg(struct machine *m)
+{
+	return m->fw_cfg;
 }
 
 struct msi_sink machine_msi(struct machine *m)
@@ -520,6 +552,7 @@ void machine_reset(struct machine *m)
 	pit_reset(m->pit);
 	acpi_pm_reset(m->pm);
 	kvm_pv_reset(m->pv);
+	fw_cfg_reset(m->fw_cfg);
 	ioapic_reset(m->ioapic);
 	pic_reset(m->pic);
 	apic_bus_reset(m->apics);
@@ -566,5 +599,6 @@ void machine_state(struct state *s, void *machine)
 	hpet_state(s, m->hpet);
 	acpi_pm_state(s, m->pm);
 	pci_host_state(s, m->pci);
+	fw_cfg_state(s, m->fw_cfg);
 	state_leave(s);
 }

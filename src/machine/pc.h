@@ -9,6 +9,7 @@
 struct acpi_pm;
 struct apic_bus;
 struct bus;
+struct fw_cfg;
 struct gsi;
 struct hpet;
 struct ioapic;
@@ -44,6 +45,7 @@ struct machine {
 	struct hpet *hpet;
 	struct acpi_pm *pm;
 	struct kvm_pv *pv;
+	struct fw_cfg *fw_cfg;
 
 	/* IRQ 0 and 8 belong to PIT and RTC, or to the HPET while hpet_legacy. */
 	struct irq_line pit_irq, rtc_irq;

@@ -35,6 +35,7 @@ static void print_help(void)
 	       "                        COM1, given again COM2 to COM4 (stdio)\n"
 	       "  --console SPEC        a virtio console (hvc0), SPEC as for --serial\n"
 	       "  --exit-port PORT      a guest write of V ends hv with status (V<<1)|1\n"
+	       "  --testdev             ports and memory for public CPU test suites (see hv-run(1))\n"
 	       "  --debugcon            bytes written to port 0xE9 appear on standard output\n\n"
 	       "Running:\n"
 	       "  --no-reboot           end, with status 0, when the guest resets\n"
@@ -165,6 +166,7 @@ enum {
 	OPT_SERIAL,
 	OPT_CONSOLE,
 	OPT_EXIT_PORT,
+	OPT_TESTDEV,
 	OPT_DEBUGCON,
 	OPT_NO_REBOOT,
 	OPT_TIMEOUT,
@@ -185,6 +187,7 @@ static const struct option long_options[] = {
 	{"serial", required_argument, NULL, OPT_SERIAL},
 	{"console", required_argument, NULL, OPT_CONSOLE},
 	{"exit-port", required_argument, NULL, OPT_EXIT_PORT},
+	{"testdev", no_argument, NULL, OPT_TESTDEV},
 	{"debugcon", no_argument, NULL, OPT_DEBUGCON},
 	{"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
@@ -234,6 +237,9 @@ static int parse_option(struct run_options *o, int c, char *arg)
 		if (parse_amount("exit-port", arg, 0, 0xffff, &v))
 			return HV_EXIT_USAGE;
 		o->vm.exit_port = v;
+		return 0;
+	case OPT_TESTDEV:
+		o->vm.testdev = true;
 		return 0;
 	case OPT_DEBUGCON:
 		o->vm.debugcon = true;

@@ -6,6 +6,7 @@
 #include "console/chardev.h"
 #include "devices/debug/debugcon.h"
 #include "devices/debug/exitport.h"
+#include "devices/debug/testdev.h"
 #include "devices/ps2/i8042.h"
 #include "devices/serial/uart16550.h"
 #include "devices/virtio/blk.h"
@@ -150,6 +151,16 @@ static int add_exitport(struct vm *vm, struct error *err)
 	return r < 0 ? err_wrap(err, r, "exit port %#x", vm->cfg.exit_port) : 0;
 }
 
+static int add_testdev(struct vm *vm, struct error *err)
+{
+	struct testdev_config cfg = {.bus = machine_bus(vm->machine)};
+
+	for (unsigned n = 0; n < TESTDEV_NR_LINES; n++)
+		cfg.line[n] = n < NR_ISA_IRQS ? machine_isa_irq(vm->machine, n)
+					      : machine_gsi(vm->machine, n);
+	return testdev_create(&vm->devices.testdev, &cfg, err);
+}
+
 static void on_keyboard_reset(void *opaque)
 {
 	vm_request_reset(opaque);
@@ -175,6 +186,8 @@ int vm_devices_create(struct vm *vm, struct error *err)
 		r = add_debugcon(vm, err);
 	if (r == 0 && vm->cfg.exit_port >= 0)
 		r = add_exitport(vm, err);
+	if (r == 0 && vm->cfg.testdev)
+		r = add_testdev(vm, err);
 	/* PCI slots are taken in this order: /dev/vda is the first disk whatever else there is. */
 	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_disks; i++)
 		r = add_disk(vm, i, err);
@@ -199,6 +212,8 @@ void vm_devices_reset(struct vm *vm)
 	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
 		uart_reset(vm->devices.uart[i]);
 	i8042_reset(vm->devices.i8042);
+	if (vm->devices.testdev)
+		testdev_reset(vm->devices.testdev);
 }
 
 /* Devices first, then what they stand on: a device's destroy waits for its I/O. */
@@ -222,6 +237,7 @@ void vm_devices_destroy(struct vm *vm)
 		DESTROY(virtio_blk_destroy, d->vblk[i]);
 		DESTROY(blk_close, d->blk[i]);
 	}
+	DESTROY(testdev_destroy, d->testdev);
 	DESTROY(exitport_destroy, d->exitport);
 	DESTROY(debugcon_destroy, d->debugcon);
 	DESTROY(chr_close, d->debug_chr);

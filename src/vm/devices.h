@@ -17,6 +17,7 @@ struct vm_devices {
 	struct i8042 *i8042;
 	struct debugcon *debugcon;
 	struct exitport *exitport;
+	struct testdev *testdev;
 	struct blk *blk[VM_MAX_DISKS];
 	struct virtio_blk *vblk[VM_MAX_DISKS];
 	struct net *net[VM_MAX_NETS];

@@ -38,6 +38,7 @@ struct vm_config {
 	const char *console; /* chardev spec of a virtio console, or NULL */
 
 	int exit_port;  /* -1: none */
+	bool testdev;   /* devices/debug/testdev.h */
 	bool debugcon;  /* port 0xE9 writes to standard output */
 	bool no_reboot; /* a guest reset ends the run like a power-off */
 	unsigned timeout_s;

@@ -1,6 +1,7 @@
-/* The debug console and the exit port. */
+/* The debug console, the exit port and the test device. */
 #include "devices/debug/debugcon.h"
 #include "devices/debug/exitport.h"
+#include "devices/debug/testdev.h"
 
 #include "base/error.h"
 #include "bus/bus.h"
@@ -62,5 +63,62 @@ TEST(a_taken_port_is_refused_with_a_sentence)
 	CHECK(exitport_create(&e, &cfg, &err) < 0);
 	CHECK(strstr(err.msg, "exit port"));
 	debugcon_destroy(d);
+	bus_destroy(bus);
+}
+
+static int line_level[TESTDEV_NR_LINES];
+
+static void take_line(void *opaque, unsigned n, bool level)
+{
+	line_level[n] = level;
+}
+
+static struct testdev *testdev_on(struct bus *bus)
+{
+	struct testdev_config cfg = {.bus = bus};
+	struct testdev *t;
+
+	for (unsigned n = 0; n < TESTDEV_NR_LINES; n++)
+		cfg.line[n] = (struct irq_line){take_line, NULL, n};
+	CHECK_EQ(0, testdev_create(&t, &cfg, NULL));
+	return t;
+}
+
+TEST(the_test_device_keeps_what_is_written)
+{
+	struct bus *bus;
+	struct testdev *t;
+
+	CHECK_EQ(0, bus_create(&bus, NULL));
+	t = testdev_on(bus);
+	bus_pio_write(bus, 0xe0, 0x12345678, 4);
+	CHECK_EQ(0x34, bus_pio_read(bus, 0xe2, 1));
+	bus_pio_write(bus, 0xe2, 0xabcd, 2);
+	CHECK_EQ(0xabcd5678, bus_pio_read(bus, 0xe8, 4));
+	bus_mmio_write(bus, 0xff00fff8, 0x1122334455667788, 8);
+	CHECK_EQ(0x1122, bus_mmio_read(bus, 0xff00fffe, 2));
+	testdev_reset(t);
+	CHECK_EQ(0, bus_pio_read(bus, 0xe0, 4));
+	CHECK_EQ(0, bus_mmio_read(bus, 0xff00fff8, 8));
+	testdev_destroy(t);
+	bus_destroy(bus);
+}
+
+TEST(the_test_device_drives_interrupt_lines)
+{
+	struct bus *bus;
+	struct testdev *t;
+
+	CHECK_EQ(0, bus_create(&bus, NULL));
+	t = testdev_on(bus);
+	bus_pio_write(bus, 0x200e, 1, 1);
+	bus_pio_write(bus, 0x2017, 2, 1);
+	CHECK_EQ(1, line_level[14]);
+	CHECK_EQ(1, line_level[23]);
+	bus_pio_write(bus, 0x200e, 0, 1);
+	CHECK_EQ(0, line_level[14]);
+	testdev_reset(t);
+	CHECK_EQ(0, line_level[23]);
+	testdev_destroy(t);
 	bus_destroy(bus);
 }
