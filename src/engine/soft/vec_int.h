@@ -131,12 +131,22 @@ static inline void vec_check_ac(struct cpu *cpu, gva_t lin, unsigned align)
 		     lin & (align - 1)))
 		cpu_fault(cpu, X86_EXC_AC, 0);
 }
+
+/* Address of an operand's last byte; below 64-bit mode addresses wrap at 4 GiB. */
+static inline gva_t vec_last(const struct cpu *cpu, gva_t lin, unsigned size)
+{
+	gva_t last = lin + size - 1;
+
+	return cpu->mode == INSN_MODE_64 ? last : (uint32_t)last;
+}
+
 /* At the end of each vector instruction, and before calling what does not return. */
 static inline void vec_end(struct cpu *cpu)
 {
 	if (VEC_EAGER_RELEASE)
 		vec_release(cpu);
 }
+
 /* Run t on the state that is or becomes live; unwinds when the instruction faulted. */
 static inline void vec_run(struct cpu *cpu, const struct vec_thunk *t, void *mem)
 {

@@ -228,10 +228,8 @@ static unsigned env_size(const struct insn *in)
 static void probe_ends(struct cpu *cpu, const struct insn *in, gva_t lin, unsigned size, bool write)
 {
 	unsigned word = in->opsize == 2 ? 2 : 4;
-	gva_t last = lin + size - 1;
+	gva_t last = vec_last(cpu, lin, size);
 
-	if (cpu->mode != INSN_MODE_64)
-		last = (uint32_t)last;
 	if (write) {
 		probe_write(cpu, lin, word);
 		probe_write(cpu, last, 1);

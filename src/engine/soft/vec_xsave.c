@@ -12,6 +12,9 @@
  *        | AVX, opmask, ZMM .. |  standard: where CPUID says; compacted: in order, no gaps
  *        +---------------------+
  *
+ * Page faults come as AMD's processors give them: the first byte of an image is looked at, then the
+ * last of all that is asked for (of FXSAVE's the last only), then what is transferred.
+ *
  * PKRU is a component whose register is cpu->pkru.  Outside 64-bit mode XMM8-15 and the parts of
  * other components that belong to registers 8 and up are neither stored nor changed. */
 #include "engine/soft/insn_exec.gen.h"
@@ -131,6 +134,10 @@ static gva_t fxsave_operand(struct cpu *cpu, const struct insn *in, bool write)
 	lin = insn_linear(cpu, in, LEGACY_SIZE, write);
 	if (lin & 15)
 		fault_gp(cpu, 0);
+	if (write)
+		probe_write(cpu, vec_last(cpu, lin, LEGACY_SIZE), 1);
+	else
+		probe_read(cpu, vec_last(cpu, lin, LEGACY_SIZE), 1);
 	return lin;
 }
 
@@ -266,6 +273,8 @@ static void save(struct cpu *cpu, struct xop *x)
 	if (x->compact && VEC_AT(uint32_t, cpu->vec->area, XS_MXCSR) != MXCSR_DEFAULT)
 		x->in_use |= XCR0_SSE;
 	components = x->optimized ? x->rfbm & x->in_use : x->rfbm;
+	probe_write(cpu, x->lin, 1);
+	probe_write(cpu, vec_last(cpu, x->lin, image_end(x, x->rfbm)), 1);
 	probe_write(cpu, x->lin, image_end(x, components));
 	if (!x->compact)
 		old = ld64(cpu, x->lin + XS_BV);
@@ -326,6 +335,7 @@ static uint64_t restore_header(struct cpu *cpu, struct xop *x, uint64_t allowed)
 	uint64_t h[HEADER_SIZE / 8];
 	unsigned first_zero;
 
+	probe_read(cpu, x->lin, 1);
 	ld_bytes(cpu, x->lin + XS_BV, h, sizeof(h));
 	x->compact = h[1] & XCOMP_COMPACTED ? h[1] : 0;
 	if (x->compact && !cpu_has(cpu->vm->model, CPU_FEAT_XSAVEC))
@@ -403,6 +413,7 @@ static void restore(struct cpu *cpu, struct xop *x, uint64_t bv)
 	uint64_t load = x->rfbm & bv, partly = 0;
 	uint32_t mxcsr;
 
+	probe_read(cpu, vec_last(cpu, x->lin, image_end(x, x->rfbm)), 1);
 	restore_read(cpu, x, load);
 	vec_release(cpu);
 	mxcsr = restored_mxcsr(cpu, x, bv);

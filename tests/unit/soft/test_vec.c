@@ -632,6 +632,35 @@ TEST(fxsave_and_xsave_agree_with_this_cpu)
 	guest_destroy(&g);
 }
 
+/* The image reaches past the end of the data pages, or does not. */
+static void near_the_end(struct setup *s)
+{
+	uint64_t at = DATA_SIZE - 64 * (random64() % 48);
+
+	any_components(s);
+	s->gpr[X86_RSI] = DATA_AT + at;
+	memset(s->data + 0x1000, 0, DATA_SIZE - 0x1000);
+	if (at + 576 <= DATA_SIZE)
+		put64(s->data + at + XS_BV_AT, random64() & state_components());
+}
+
+// clang-format off
+LIST(image_list,
+	I("fxsave (%rsi)") I("fxrstor (%rsi)") I("xsave (%rsi)") I("xsaveopt (%rsi)") I("xsavec (%rsi)") I("xrstor64 (%rsi)"));
+// clang-format on
+
+TEST(page_faults_of_images_agree_with_this_cpu)
+{
+	struct guest g;
+
+	need(CPU_FEAT_XSAVEC);
+	guest_create(&g, "max", &no_ops);
+	if (!cpu_model_is_amd(&g.model))
+		SKIP("the order of page faults is the maker's");
+	CHECK_EQ(0, disagreements(&g, image_list, 200, near_the_end));
+	guest_destroy(&g);
+}
+
 /* As a kernel runs: CPL 0, so that XSETBV and XSAVES are allowed. */
 static void guest_supervisor(struct guest *g)
 {
