@@ -52,4 +52,3 @@ static inline void vec_release(struct cpu *cpu)
 void vec_get(struct cpu *cpu, struct x86_state *s);
 /* -EINVAL when s->xsave could not have come from a guest with this XCR0. */
 int vec_set(struct cpu *cpu, const struct x86_state *s, struct error *err);
-void vec_init_signal(struct cpu *cpu);

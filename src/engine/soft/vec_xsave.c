@@ -565,9 +565,3 @@ int vec_set(struct cpu *cpu, const struct x86_state *s, struct error *err)
 	vec_update(cpu);
 	return 0;
 }
-
-/* INIT leaves x87, SSE and AVX state alone (SDM 3A "INIT"); what may run follows from CR0, CR4. */
-void vec_init_signal(struct cpu *cpu)
-{
-	vec_update(cpu);
-}
