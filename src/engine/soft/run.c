@@ -81,6 +81,8 @@ static bool fault_combine(struct cpu *cpu)
 
 	if (cpu->delivering == CPU_IDLE)
 		return true;
+	if (f->vector == X86_EXC_PF) /* also when something else comes of it (SDM 3A "Interrupt 14") */
+		cpu->cr2 = f->cr2;
 	if (cpu->delivering == X86_EXC_DF && fault_kind(f->vector) != FAULT_BENIGN)
 		return false;
 	if (fault_doubles(cpu->delivering, f->vector)) {
