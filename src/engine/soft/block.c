@@ -520,6 +520,17 @@ static bool cross_matches(struct cpu *cpu, const struct block *b, gva_t lin)
 	return code_hva(cpu, lin2) == b->hva2;
 }
 
+/* Is a crossing block's part in the first page as it was?  This is asked before cross_matches, for
+ * what is there now may be an instruction that does not reach the second page at all. */
+static bool cross_begins(struct block *b)
+{
+	bool trusted = !(b->flags & BLOCK_UNTRUSTED);
+	unsigned first = (unsigned)(PAGE_SIZE - (uintptr_t)b->hva % PAGE_SIZE);
+
+	return (trusted && b->gen == atomic_load(&b->page->gen)) ||
+	       bytes_equal(b->hva, block_bytes(b), first);
+}
+
 static struct block *block_find(struct cpu *cpu, gva_t lin, const uint8_t *hva)
 {
 	struct block *b, *next;
@@ -528,6 +539,10 @@ static struct block *block_find(struct cpu *cpu, gva_t lin, const uint8_t *hva)
 		next = b->hash_next;
 		if (b->hva != hva || b->mode_key != cpu->mode_key)
 			continue;
+		if ((b->flags & BLOCK_CROSS) && !cross_begins(b)) {
+			block_forget(cpu, b);
+			continue;
+		}
 		if ((b->flags & BLOCK_CROSS) && !cross_matches(cpu, b, lin))
 			continue;
 		if (block_fresh(b) || block_validate(cpu, b))
