@@ -81,7 +81,8 @@ static bool fault_combine(struct cpu *cpu)
 
 	if (cpu->delivering == CPU_IDLE)
 		return true;
-	if (f->vector == X86_EXC_PF) /* also when something else comes of it (SDM 3A "Interrupt 14") */
+	if (f->vector ==
+	    X86_EXC_PF) /* also when something else comes of it (SDM 3A "Interrupt 14") */
 		cpu->cr2 = f->cr2;
 	if (cpu->delivering == X86_EXC_DF && fault_kind(f->vector) != FAULT_BENIGN)
 		return false;
@@ -231,11 +232,14 @@ static bool deliver_injected(struct cpu *cpu)
 	}
 }
 
+/* Two NMIs may have come before we look, where a CPU would have taken the first at once and kept
+ * the second for after its IRET.  More than one waiting at that IRET are one (SDM 3A "Handling
+ * Multiple NMIs"): cpu_nmi_unmask. */
 static bool take_nmi(struct cpu *cpu, uint32_t ev)
 {
-	if (!(ev & CPU_EV_NMI) || cpu->nmi_masked || cpu->int_shadow)
+	if (!(ev & (CPU_EV_NMI | CPU_EV_NMI2)) || cpu->nmi_masked || cpu->int_shadow)
 		return false;
-	event_clear(cpu, CPU_EV_NMI);
+	event_clear(cpu, ev & CPU_EV_NMI2 ? CPU_EV_NMI2 : CPU_EV_NMI);
 	cpu->halted = false;
 	cpu->stats.interrupts++;
 	exc_nmi(cpu);
