@@ -264,6 +264,12 @@ bool smp_run(unsigned cpu, void (*fn)(void *), void *arg)
 	return true;
 }
 
+void smp_forget(unsigned cpu)
+{
+	ap[cpu].up = false;
+	ap[cpu].fn = NULL;
+}
+
 void smp_wait(unsigned cpu)
 {
 	while (ap[cpu].fn)

@@ -33,7 +33,8 @@ int try_wrmsr(u32 index, u64 v);
 void paging_switch(u64 cr3, u64 cr4);
 
 bool smp_run(unsigned cpu, void (*fn)(void *), void *arg); /* start it; false: it did not come */
-void smp_wait(unsigned cpu);                               /* until fn returned */
+void smp_forget(unsigned cpu); /* it was stopped by INIT: start it anew */
+void smp_wait(unsigned cpu);   /* until fn returned */
 
 enum {
 	SEL_CODE = 0x08, /* ring 0, 64-bit */
