@@ -187,6 +187,10 @@ void acpi_pm_state(struct state *s, struct acpi_pm *pm)
 {
 	pthread_mutex_lock(&pm->lock);
 	state_enter(s, "acpi-pm", 1);
+	if (!s->loading) { /* the timer's value is the clock's, and its flag is set by looking */
+		pm_update_timer(pm);
+		le32_store(pm->reg + TMR, 0);
+	}
 	state_bytes(s, "registers", pm->reg, sizeof(pm->reg));
 	state_u64(s, "carry_ns", &pm->carry_ns);
 	state_leave(s);

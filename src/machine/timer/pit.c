@@ -498,7 +498,7 @@ void pit_state(struct state *s, struct pit *p)
 	if (state_loading(s)) {
 		memcpy(p->ch, ch, sizeof(ch));
 		p->p61 &= P61_WRITABLE;
-		pit_restart(p, vclock_now_ns(p->clock));
+		pit_arm(p, vclock_now_ns(p->clock)); /* the wires keep their own state */
 	}
 	pthread_mutex_unlock(&p->lock);
 }
