@@ -122,7 +122,11 @@ static void enter_flat(struct boot_job *j, uint64_t entry, gpa_t gdt, uint32_t c
 	s->seg[X86_CS].attr = SEG_CODE | code_attr;
 	s->seg[X86_CS].selector = BOOT_CS;
 	s->gdtr = (struct x86_table){.base = gdt, .limit = gdt ? 31 : 0};
-	s->idtr = (struct x86_table){0};
+	/*
+	 * No protocol defines the IDTR, but a PC's firmware leaves that of real mode, and a kernel
+	 * that goes back there runs INT n through it.
+	 */
+	s->idtr = (struct x86_table){.base = 0, .limit = 0x3ff};
 	/* PVH asks for this TSS; the others do not mind. */
 	s->tr = (struct x86_segment){.limit = 0x67, .attr = 0xbu | X86_SEG_P};
 	s->cr0 = CR0_PE | CR0_ET;
