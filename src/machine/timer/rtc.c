@@ -255,6 +255,7 @@ static uint8_t rtc_read_register(struct rtc *r, unsigned index)
 		rtc_update(r);
 		v = r->cmos[REG_C];
 		r->cmos[REG_C] = 0;
+		irq_set(&r->irq, false); /* an event due by now has to make a new edge */
 		rtc_update(r);
 		return v;
 	}
