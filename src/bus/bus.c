@@ -284,13 +284,15 @@ static uint64_t space_read(struct space *s, uint64_t addr, unsigned size)
 {
 	unsigned half = size / 2;
 	struct io_region *r;
+	uint64_t low;
 
 	switch (space_find(s, addr, size, &r)) {
 	case ANSWER_WHOLE:
 		return region_read(r, addr, size);
 	case ANSWER_SPLIT:
 		/* A region always takes a byte, so a split of one cannot come. */
-		return space_read(s, addr, half) | space_read(s, addr + half, half) << 8 * half;
+		low = space_read(s, addr, half);
+		return low | space_read(s, addr + half, half) << 8 * half;
 	default:
 		return size_mask(size);
 	}
