@@ -130,9 +130,13 @@ static void note_data(struct cpu *cpu, gva_t lin, unsigned size, bool write)
 
 static uint64_t mmio_load(struct cpu *cpu, gpa_t gpa, unsigned size)
 {
+	uint64_t v;
+
 	vec_release(cpu);
 	cpu->stats.exits_mmio++;
-	return cpu->ops->mmio_read(cpu->opaque, gpa, size);
+	v = cpu->ops->mmio_read(cpu->opaque, gpa, size);
+	cpu_notice_events(cpu);
+	return v;
 }
 
 static void mmio_store(struct cpu *cpu, gpa_t gpa, unsigned size, uint64_t v)
@@ -140,6 +144,7 @@ static void mmio_store(struct cpu *cpu, gpa_t gpa, unsigned size, uint64_t v)
 	vec_release(cpu);
 	cpu->stats.exits_mmio++;
 	cpu->ops->mmio_write(cpu->opaque, gpa, v, size);
+	cpu_notice_events(cpu);
 }
 
 /* The largest access the bus knows that is aligned at gpa and not longer than len. */

@@ -58,6 +58,7 @@ enum {
 	CPU_EV_PURGE = 1 << 3,  /* drop write entries of pages that became code pages */
 	CPU_EV_STEP = 1 << 4,   /* one instruction at a time: engine_debug.single_step */
 	CPU_EV_INJECT = 1 << 5, /* cpu->inject holds an event to deliver first */
+	CPU_EV_NMI2 = 1 << 6,   /* one more NMI came before the first was taken: run.c */
 };
 
 /* cpu->int_shadow, as x86_state.int_shadow.  STI (when IF was 0) and loads of SS set it; such rows
@@ -221,6 +222,14 @@ static inline void cpu_stop_block(struct cpu *cpu)
 	cpu->run_end = NULL;
 }
 
+/* After an access that left the CPU: an interrupt it has brought about is taken before the next
+ * instruction, as where a device answers at once. */
+static inline void cpu_notice_events(struct cpu *cpu)
+{
+	if (atomic_load_explicit(&cpu->events, memory_order_relaxed))
+		cpu_stop_block(cpu);
+}
+
 /* --- flags -------------------------------------------------------------------------------------
  */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
@@ -266,6 +275,7 @@ uint64_t cpu_read_tsc(const struct cpu *cpu); /* any thread */
 void exc_deliver(struct cpu *cpu, const struct cpu_fault_info *f);
 void exc_interrupt(struct cpu *cpu, uint8_t vector); /* external; clears halted */
 void exc_nmi(struct cpu *cpu);
+void cpu_nmi_unmask(struct cpu *cpu); /* IRET */
 void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1); /* INT n, INT3, INTO; ICEBP */
 
 /* seg.c */

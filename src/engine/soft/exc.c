@@ -511,6 +511,15 @@ void exc_nmi(struct cpu *cpu)
 	exc_interrupt(cpu, X86_EXC_NMI);
 }
 
+void cpu_nmi_unmask(struct cpu *cpu)
+{
+	cpu->nmi_masked = false;
+	if (unlikely(atomic_load(&cpu->events) & CPU_EV_NMI2)) {
+		atomic_fetch_or(&cpu->events, CPU_EV_NMI);
+		atomic_fetch_and(&cpu->events, ~(uint32_t)CPU_EV_NMI2);
+	}
+}
+
 /* INT1 counts as an event from outside: no DPL check, EXT set (SDM 2 INT). */
 void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1)
 {
@@ -521,6 +530,11 @@ void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1)
 		.flags = cpu_rflags(cpu) & ~RFLAGS_RF,
 	};
 
+	/* What a load of SS held back is reported by INT1's own exception. */
+	if (int1 && cpu->dbg_pending) {
+		debug_set_dr6(cpu, cpu->dbg_pending);
+		cpu->dbg_pending = 0;
+	}
 	deliver(cpu, &ev);
 	if (int1)
 		cpu->dr7 &= ~DR7_GD;

@@ -595,7 +595,7 @@ void exec_iret(struct cpu *cpu, const struct insn *in)
 	struct far_stack st;
 	uint64_t flags;
 
-	cpu->nmi_masked = false;
+	cpu_nmi_unmask(cpu);
 	stack_current(cpu, &st, in->opsize, 0);
 	if (cpu->real) {
 		iret_real(cpu, &st);

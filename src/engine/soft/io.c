@@ -40,7 +40,9 @@ uint32_t io_read(struct cpu *cpu, uint16_t port, unsigned size)
 		debug_note_io(cpu, port, size);
 	cpu->stats.exits_pio++;
 	vec_release(cpu);
-	return cpu->ops->pio_read(cpu->opaque, port, size);
+	v = cpu->ops->pio_read(cpu->opaque, port, size);
+	cpu_notice_events(cpu);
+	return v;
 }
 
 void io_write(struct cpu *cpu, uint16_t port, unsigned size, uint32_t v)
@@ -50,6 +52,7 @@ void io_write(struct cpu *cpu, uint16_t port, unsigned size, uint32_t v)
 	cpu->stats.exits_pio++;
 	vec_release(cpu);
 	cpu->ops->pio_write(cpu->opaque, port, v, size);
+	cpu_notice_events(cpu);
 }
 
 #define IN_OUT(bits)                                                                               \

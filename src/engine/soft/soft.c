@@ -262,7 +262,8 @@ static void soft_cpu_intr(struct engine_cpu *ecpu, bool level)
 
 static void soft_cpu_nmi(struct engine_cpu *ecpu)
 {
-	atomic_fetch_or(&ecpu->cpu.events, CPU_EV_NMI);
+	if (atomic_fetch_or(&ecpu->cpu.events, CPU_EV_NMI) & CPU_EV_NMI)
+		atomic_fetch_or(&ecpu->cpu.events, CPU_EV_NMI2);
 }
 
 /* --- state out ---------------------------------------------------------------------------------
@@ -322,7 +323,7 @@ static void get_events(const struct cpu *cpu, struct x86_state *s)
 	s->mp_state = cpu->wait_sipi ? X86_MP_WAIT_SIPI
 		      : cpu->halted  ? X86_MP_HALTED
 				     : X86_MP_RUNNABLE;
-	s->nmi_pending = (ev & CPU_EV_NMI) != 0;
+	s->nmi_pending = (ev & (CPU_EV_NMI | CPU_EV_NMI2)) != 0;
 	s->event_pending = (ev & CPU_EV_INJECT) != 0;
 	s->event_type = cpu->inject.type;
 	s->event_vector = cpu->inject.vector;
@@ -385,7 +386,7 @@ static void set_events(struct cpu *cpu, const struct x86_state *s)
 					  .vector = s->event_vector,
 					  .has_error = s->event_has_error,
 					  .error = s->event_error};
-	atomic_fetch_and(&cpu->events, ~(uint32_t)(CPU_EV_NMI | CPU_EV_INJECT));
+	atomic_fetch_and(&cpu->events, ~(uint32_t)(CPU_EV_NMI | CPU_EV_NMI2 | CPU_EV_INJECT));
 	atomic_fetch_or(&cpu->events, (s->nmi_pending ? CPU_EV_NMI : 0u) |
 					      (s->event_pending ? CPU_EV_INJECT : 0u));
 }

@@ -63,7 +63,7 @@ static bool string_interrupted(const struct cpu *cpu)
 	if (cpu->rflags & RFLAGS_IF)
 		mask |= CPU_EV_INTR;
 	if (!cpu->nmi_masked)
-		mask |= CPU_EV_NMI;
+		mask |= CPU_EV_NMI | CPU_EV_NMI2;
 	return (ev & mask) || (cpu->rflags & RFLAGS_TF) || cpu->dbg_pending;
 }
 
