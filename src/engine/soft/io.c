@@ -36,6 +36,8 @@ void io_check(struct cpu *cpu, uint16_t port, unsigned size)
 
 uint32_t io_read(struct cpu *cpu, uint16_t port, unsigned size)
 {
+	uint32_t v;
+
 	if (unlikely(cpu->dbg_io))
 		debug_note_io(cpu, port, size);
 	cpu->stats.exits_pio++;
