@@ -51,6 +51,10 @@ struct engine_cpu_ops {
 	 */
 	int (*intr_ack)(void *opaque);
 
+	/* The guest has set this CPU's TSC: what was agreed in its terms has to be done again.  May
+	 * be NULL. */
+	void (*tsc_written)(void *opaque);
+
 	/* CR8 = task priority [7:4]. */
 	uint8_t (*cr8_read)(void *opaque);
 	void (*cr8_write)(void *opaque, uint8_t value);

@@ -69,6 +69,14 @@ static int cpu_intr_ack(void *opaque)
 	return lapic_ack(c->lapic);
 }
 
+static void cpu_tsc_written(void *opaque)
+{
+	struct machine_cpu *c = opaque;
+
+	lapic_tsc_written(c->lapic);
+	kvm_pv_tsc_written(c->machine->pv, c->index);
+}
+
 static uint8_t cpu_cr8_read(void *opaque)
 {
 	struct machine_cpu *c = opaque;
@@ -104,6 +112,7 @@ const struct engine_cpu_ops machine_cpu_ops = {
 	.msr_read = cpu_msr_read,
 	.msr_write = cpu_msr_write,
 	.intr_ack = cpu_intr_ack,
+	.tsc_written = cpu_tsc_written,
 	.cr8_read = cpu_cr8_read,
 	.cr8_write = cpu_cr8_write,
 	.hypercall = cpu_hypercall,

@@ -40,21 +40,25 @@ static uint64_t read_tsc(struct cpu *cpu, uint32_t index)
 	return cpu_read_tsc(cpu);
 }
 
-/* SDM 3B "Time-Stamp Counter Adjustment": a write moves TSC_ADJUST by the same amount. */
-static bool write_tsc(struct cpu *cpu, uint32_t index, uint64_t v)
+/* SDM 3B "Time-Stamp Counter Adjustment": TSC and TSC_ADJUST move by the same amount. */
+static bool tsc_move(struct cpu *cpu, uint64_t delta)
 {
-	uint64_t delta = v - cpu_read_tsc(cpu);
-
 	cpu->tsc_offset += delta;
 	cpu->tsc_adjust += delta;
+	vec_release(cpu);
+	if (cpu->ops->tsc_written)
+		cpu->ops->tsc_written(cpu->opaque);
 	return true;
+}
+
+static bool write_tsc(struct cpu *cpu, uint32_t index, uint64_t v)
+{
+	return tsc_move(cpu, v - cpu_read_tsc(cpu));
 }
 
 static bool write_tsc_adjust(struct cpu *cpu, uint32_t index, uint64_t v)
 {
-	cpu->tsc_offset += v - cpu->tsc_adjust;
-	cpu->tsc_adjust = v;
-	return true;
+	return tsc_move(cpu, v - cpu->tsc_adjust);
 }
 
 /* AMD drops the upper half, Intel refuses it. */
@@ -92,6 +96,8 @@ static bool write_efer(struct cpu *cpu, uint32_t index, uint64_t v)
 	uint64_t changed;
 
 	if (v & ~cpu_efer_allowed(cpu->vm->model))
+		return false;
+	if (v & EFER_NXE && cpu->misc_enable & MISC_ENABLE_NO_XD)
 		return false;
 	v = (v & ~EFER_LMA) | (cpu->efer & EFER_LMA);
 	changed = v ^ cpu->efer;
@@ -177,10 +183,13 @@ static bool write_mtrr_fixed(struct cpu *cpu, uint32_t index, uint64_t v)
 
 /* --- others ---------------------------------------------------------------------------------- */
 
-/* Read-only facts and features we do not have (SDM 4, IA32_MISC_ENABLE) cannot change. */
+/* Read-only facts and features we do not have (SDM 4, IA32_MISC_ENABLE) cannot change.  Two bits
+ * hide things from CPUID: system.c.  MWAIT may be enabled, but CPUID does not have it.  Intel's
+ * register, but hypervisors give it to guests on any CPU. */
 static bool write_misc_enable(struct cpu *cpu, uint32_t index, uint64_t v)
 {
-	const uint64_t changeable = BIT(0) | BIT(3) | BIT(16) | BIT(23);
+	const uint64_t changeable = BIT(0) | BIT(3) | BIT(16) | BIT(23) | MISC_ENABLE_MWAIT |
+				    MISC_ENABLE_LIMIT_CPUID | MISC_ENABLE_NO_XD;
 
 	if ((v ^ cpu->misc_enable) & ~changeable)
 		return false;
@@ -225,8 +234,7 @@ static const struct msr msrs[] = {
 	{MSR_SYSENTER_EIP, MSR_SYSENTER_EIP, FIELD_IF(sysenter_eip, SEP), .flags = MSR_CANONICAL},
 	{MSR_MCG_CAP, MSR_MCG_CAP, FIXED(0, MSR_READ_ONLY)}, /* no bank reports errors */
 	{MSR_MCG_STATUS, MSR_MCG_STATUS, FIXED(0, MSR_IGNORE), .reserved = ~0ull},
-	{MSR_MISC_ENABLE, MSR_MISC_ENABLE, FIELD(misc_enable), .flags = MSR_INTEL,
-	 .write = write_misc_enable},
+	{MSR_MISC_ENABLE, MSR_MISC_ENABLE, FIELD(misc_enable), .write = write_misc_enable},
 	{0x1d9, 0x1d9, FIXED(0, MSR_IGNORE), .reserved = ~0ull}, /* DEBUGCTL: no branch records */
 	{MSR_MTRR_PHYSBASE0, MSR_MTRR_PHYSBASE0 + 15, FIELD_IF(mtrr_var, MTRR),
 	 .write = write_mtrr_var},

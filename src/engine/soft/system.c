@@ -434,6 +434,10 @@ static void cpuid_dynamic(const struct cpu *cpu, uint32_t leaf, uint32_t sub, ui
 		r[1] = cpu_xsave_size(cpu->xcr0);
 	else if (leaf == 0xd && sub == 1 && r[1])
 		r[1] = cpu_xsave_compacted_size(cpu->xcr0 | cpu->xss);
+	else if (leaf == 0 && cpu->misc_enable & MISC_ENABLE_LIMIT_CPUID)
+		r[0] = MIN(r[0], 3u);
+	else if (leaf == 0x80000001 && cpu->misc_enable & MISC_ENABLE_NO_XD)
+		r[3] &= ~(uint32_t)BIT(20);
 }
 
 void cpu_cpuid(struct cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t r[4])

@@ -491,7 +491,7 @@ static uint32_t lapic_timer_current(const struct lapic *l)
 	uint64_t count = ns_to_ticks(elapsed, LAPIC_TIMER_HZ) >> lapic_timer_shift(l->timer_divide);
 	unsigned mode = TIMER_MODE(l->lvt[LVT_TIMER]);
 
-	if (!l->timer_init || mode == TIMER_DEADLINE)
+	if (!l->timer_armed || mode == TIMER_DEADLINE)
 		return 0;
 	if (mode == TIMER_PERIODIC)
 		return l->timer_init - count % l->timer_init;
@@ -512,11 +512,25 @@ static void lapic_timer_write_divide(struct lapic *l, uint32_t value)
 	lapic_timer_arm(l, l->timer_start_ns + lapic_timer_span_ns(l));
 }
 
+/* The count goes on from where it is, but will not start again at its end. */
+static void lapic_timer_end_periods(struct lapic *l)
+{
+	uint64_t span = lapic_timer_span_ns(l), elapsed;
+
+	if (!l->timer_armed)
+		return;
+	elapsed = vclock_now_ns(l->clock) - l->timer_start_ns;
+	l->timer_start_ns += elapsed - elapsed % span;
+	lapic_timer_arm(l, l->timer_start_ns + span);
+}
+
 static void lapic_timer_write_lvt(struct lapic *l, uint32_t value)
 {
-	uint32_t changed = value ^ l->lvt[LVT_TIMER];
+	uint32_t was = l->lvt[LVT_TIMER], changed = value ^ was;
 
 	l->lvt[LVT_TIMER] = value;
+	if (TIMER_MODE(was) == TIMER_PERIODIC && TIMER_MODE(value) == TIMER_ONESHOT)
+		lapic_timer_end_periods(l);
 	if (TIMER_MODE(changed) & TIMER_DEADLINE) { /* SDM: this transition disarms the timer */
 		lapic_timer_stop(l);
 		l->timer_init = 0;
@@ -915,6 +929,16 @@ bool lapic_msr_write(struct lapic *l, uint32_t index, uint64_t value)
 		return false;
 	lapic_write(l, reg, value);
 	return true;
+}
+
+void lapic_tsc_written(struct lapic *l)
+{
+	pthread_mutex_lock(&l->lock);
+	lapic_pv_eoi_collect(l);
+	if (l->tsc_deadline)
+		lapic_write_tsc_deadline(l, l->tsc_deadline);
+	lapic_update(l);
+	pthread_mutex_unlock(&l->lock);
 }
 
 uint8_t lapic_cr8_read(struct lapic *l)

@@ -96,4 +96,5 @@ int lapic_arb_priority(struct lapic *l);
 void lapic_lint(struct lapic *l, unsigned pin, bool level); /* pin 0: 8259 pair, pin 1: NMI */
 
 /* Paravirtual end of interrupt (MSR_KVM_PV_EOI_EN): where in guest memory, 0 turns it off. */
+void lapic_tsc_written(struct lapic *l); /* the guest set the TSC: a deadline is in its terms */
 void lapic_pv_eoi_set(struct lapic *l, bool on, gpa_t gpa);

@@ -41,7 +41,9 @@ enum { FLAG_TSC_STABLE = 1 << 0, FLAG_GUEST_STOPPED = 1 << 1 };
 // clang-format on
 
 struct kvm_pv_cpu {
-	uint64_t system_time_msr, eoi_msr;
+	uint64_t eoi_msr; /* its own thread's */
+	/* Under kvm_pv.lock: a CPU that sets its TSC has the pages of others written. */
+	uint64_t system_time_msr;
 	uint32_t version; /* of the clock page, even */
 };
 
@@ -51,13 +53,13 @@ struct kvm_pv {
 	uint32_t mul; /* scaled from tsc_khz */
 	int8_t shift;
 
-	pthread_mutex_t lock; /* guards the master pair and the wall clock */
+	pthread_mutex_t lock; /* guards the master pair, the wall clock and the clock pages */
 	bool master_valid;
 	uint64_t master_tsc, master_mono_ns;
 	uint64_t wall_clock_msr;
 	uint32_t wall_version;
 
-	struct kvm_pv_cpu cpu[]; /* each its own thread's */
+	struct kvm_pv_cpu cpu[];
 };
 
 /* ---- CPUID ---- */
@@ -134,20 +136,18 @@ static bool kvm_pv_same_tsc(struct kvm_pv *pv, unsigned cpu)
 	return tsc - before <= after - before;
 }
 
-/* The numbers for this CPU's page.  True when they are everybody's. */
+/* The numbers for this CPU's page.  True when they are everybody's.  With the lock held. */
 static bool kvm_pv_pair(struct kvm_pv *pv, unsigned cpu, uint64_t *tsc, uint64_t *mono_ns)
 {
 	if (!kvm_pv_same_tsc(pv, cpu)) {
 		kvm_pv_read_pair(pv, cpu, tsc, mono_ns);
 		return false;
 	}
-	pthread_mutex_lock(&pv->lock);
 	if (!pv->master_valid)
 		kvm_pv_read_pair(pv, 0, &pv->master_tsc, &pv->master_mono_ns);
 	pv->master_valid = true;
 	*tsc = pv->master_tsc;
 	*mono_ns = pv->master_mono_ns;
-	pthread_mutex_unlock(&pv->lock);
 	return true;
 }
 
@@ -163,6 +163,7 @@ static void kvm_pv_publish(struct kvm_pv *pv, gpa_t gpa, uint32_t *version, cons
 	mem_store32(pv->cfg.mem, gpa, *version);
 }
 
+/* With the lock held. */
 static void kvm_pv_write_time(struct kvm_pv *pv, unsigned cpu, uint8_t extra_flags)
 {
 	struct kvm_pv_cpu *c = &pv->cpu[cpu];
@@ -195,11 +196,31 @@ static void kvm_pv_write_wall_clock(struct kvm_pv *pv, uint64_t value)
 	pthread_mutex_unlock(&pv->lock);
 }
 
-void kvm_pv_resumed(struct kvm_pv *pv)
+/* All pages from a fresh pair. */
+static void kvm_pv_write_all(struct kvm_pv *pv, uint8_t extra_flags)
 {
+	pthread_mutex_lock(&pv->lock);
 	pv->master_valid = false;
 	for (unsigned i = 0; i < pv->cfg.nr_cpus; i++)
-		kvm_pv_write_time(pv, i, FLAG_GUEST_STOPPED);
+		kvm_pv_write_time(pv, i, extra_flags);
+	pthread_mutex_unlock(&pv->lock);
+}
+
+void kvm_pv_resumed(struct kvm_pv *pv)
+{
+	kvm_pv_write_all(pv, FLAG_GUEST_STOPPED);
+}
+
+/* CPU 0's TSC is the one that others are compared with. */
+void kvm_pv_tsc_written(struct kvm_pv *pv, unsigned cpu)
+{
+	if (cpu == 0) {
+		kvm_pv_write_all(pv, 0);
+		return;
+	}
+	pthread_mutex_lock(&pv->lock);
+	kvm_pv_write_time(pv, cpu, 0);
+	pthread_mutex_unlock(&pv->lock);
 }
 
 /* ---- MSRs ---- */
@@ -255,8 +276,10 @@ bool kvm_pv_msr_write(struct kvm_pv *pv, unsigned cpu, uint32_t index, uint64_t 
 		return true;
 	case MSR_SYSTEM_TIME_OLD:
 	case MSR_SYSTEM_TIME:
+		pthread_mutex_lock(&pv->lock);
 		pv->cpu[cpu].system_time_msr = value;
 		kvm_pv_write_time(pv, cpu, 0);
+		pthread_mutex_unlock(&pv->lock);
 		return true;
 	case MSR_PV_EOI:
 		return kvm_pv_write_eoi_msr(pv, cpu, value);
@@ -279,10 +302,11 @@ static int64_t kvm_pv_send_ipi(struct kvm_pv *pv, unsigned cpu, const uint64_t g
 		return -KVM_EINVAL;
 	for (unsigned i = 0; i < 128; i++) {
 		uint64_t bits = i < 64 ? gpr[X86_RBX] : gpr[X86_RCX];
+		uint64_t dest = (uint64_t)(uint32_t)gpr[X86_RDX] + i;
 
-		if (!(bits >> i % 64 & 1))
+		if (!(bits >> i % 64 & 1) || dest >= pv->cfg.nr_cpus)
 			continue;
-		m.dest = (uint32_t)gpr[X86_RDX] + i;
+		m.dest = (uint32_t)dest;
 		reached += apic_bus_send(pv->cfg.apics, cpu, &m, APIC_DEST);
 	}
 	return reached;

@@ -41,6 +41,9 @@ bool kvm_pv_has_msr(uint32_t index);
 bool kvm_pv_msr_read(struct kvm_pv *pv, unsigned cpu, uint32_t index, uint64_t *value);
 bool kvm_pv_msr_write(struct kvm_pv *pv, unsigned cpu, uint32_t index, uint64_t value);
 
+/* The guest has set this CPU's TSC: the clock pages that depend on it are written anew. */
+void kvm_pv_tsc_written(struct kvm_pv *pv, unsigned cpu);
+
 /* Number in RAX, arguments in RBX, RCX, RDX, RSI; the result goes to RAX. */
 void kvm_pv_hypercall(struct kvm_pv *pv, unsigned cpu, uint64_t gpr[X86_NR_GPR]);
 

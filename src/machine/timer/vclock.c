@@ -188,7 +188,7 @@ static void vclock_manual_move_to(struct vclock *c, uint64_t mono_ns)
 {
 	uint64_t was = atomic_load(&c->manual_ns);
 
-	if (mono_ns <= was)
+	if ((int64_t)(mono_ns - was) <= 0) /* a moment before the clock's start is a wrapped number */
 		return;
 	atomic_fetch_add(&c->manual_real_ns, mono_ns - was);
 	atomic_store(&c->manual_ns, mono_ns);
@@ -213,8 +213,8 @@ void vclock_state(struct state *s, struct vclock *c)
 
 	state_enter(s, "clock", 1);
 	state_u64(s, "now_ns", &now);
-	/* Half the range is 292 years: sums with a timer's span cannot wrap. */
-	state_check(s, now <= INT64_MAX, "the board's clock is out of range");
+	/* 146 years, and as many until board time would look negative. */
+	state_check(s, now <= INT64_MAX / 2, "the board's clock is out of range");
 	if (state_loading(s)) {
 		vclock_pause(c);
 		atomic_store(&c->held_ns, now);

@@ -67,6 +67,7 @@ long_mode:
 	xor %eax, %eax
 	mov %eax, %fs
 	mov %eax, %gs
+	lldt %ax			# reset leaves a table at 0
 	mov %esp, %esp
 	cmpl $0, ap_starting
 	jne 1f

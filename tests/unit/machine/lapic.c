@@ -417,6 +417,34 @@ TEST(one_shot_timer_fires_once_after_its_count)
 	board_stop(&b);
 }
 
+TEST(a_change_of_mode_keeps_the_count)
+{
+	struct board b;
+
+	start_cpus(&b, 1);
+	apic_write(&b, 0, APIC_TIMER_DIVIDE, 0xB);
+	apic_write(&b, 0, APIC_LVT_TIMER, 0x40);
+	apic_write(&b, 0, APIC_TIMER_INIT, 100000);
+	board_advance(&b, 60000);
+	apic_write(&b, 0, APIC_LVT_TIMER, 0x20040); /* periodic */
+	CHECK_EQ(40000, apic_read(&b, 0, APIC_TIMER_CURRENT));
+	board_advance(&b, 50000);
+	CHECK_EQ(90000, apic_read(&b, 0, APIC_TIMER_CURRENT));
+	CHECK_EQ(0x40, ack(&b, 0));
+	apic_eoi(&b, 0);
+	apic_write(&b, 0, APIC_LVT_TIMER, 0x40); /* one-shot: the last period */
+	CHECK_EQ(90000, apic_read(&b, 0, APIC_TIMER_CURRENT));
+	board_advance(&b, 90000);
+	CHECK_EQ(0, apic_read(&b, 0, APIC_TIMER_CURRENT));
+	CHECK_EQ(0x40, ack(&b, 0));
+	apic_eoi(&b, 0);
+	apic_write(&b, 0, APIC_LVT_TIMER, 0x20040); /* periodic again, but it has run out */
+	board_advance(&b, 30000);
+	CHECK_EQ(0, apic_read(&b, 0, APIC_TIMER_CURRENT));
+	CHECK(!b.intr[0]);
+	board_stop(&b);
+}
+
 TEST(the_divider_slows_the_timer)
 {
 	struct board b;
@@ -504,6 +532,22 @@ TEST(tsc_deadline_fires_when_the_tsc_gets_there)
 	CHECK_EQ(0x40, ack(&b, 0));
 	CHECK(rdmsr(&b, 0, MSR_TSC_DEADLINE, &v));
 	CHECK_EQ(0, v);
+	board_stop(&b);
+}
+
+TEST(a_tsc_deadline_is_met_after_the_guest_sets_its_tsc)
+{
+	struct board b;
+
+	start_cpus(&b, 1);
+	apic_write(&b, 0, APIC_LVT_TIMER, 2 << 17 | 0x40);
+	CHECK(wrmsr(&b, 0, MSR_TSC_DEADLINE, 3 * 50000));
+	b.tsc_offset[0] = 3 * 40000;
+	machine_cpu_ops.tsc_written(machine_cpu(b.machine, 0));
+	board_advance(&b, 9999);
+	CHECK(!b.intr[0]);
+	board_advance(&b, 1);
+	CHECK_EQ(0x40, ack(&b, 0));
 	board_stop(&b);
 }
 

@@ -116,6 +116,31 @@ TEST(a_cpu_with_another_tsc_gets_its_own_and_no_stable_flag)
 	board_stop(&b);
 }
 
+TEST(setting_the_tsc_does_not_change_the_time)
+{
+	struct board b;
+	struct clock_page c0, c1;
+
+	board_start(&b, 2, 16 * MiB);
+	CHECK(wrmsr(&b, 0, MSR_SYSTEM_TIME, CLOCK_GPA | 1));
+	CHECK(wrmsr(&b, 1, MSR_SYSTEM_TIME, (CLOCK_GPA + 64) | 1));
+	board_advance(&b, 1000000);
+	b.tsc_offset[0] = -1000000;
+	machine_cpu_ops.tsc_written(machine_cpu(b.machine, 0));
+	board_advance(&b, 1000000);
+	c0 = read_clock(&b, CLOCK_GPA);
+	c1 = read_clock(&b, CLOCK_GPA + 64);
+	CHECK(llabs((int64_t)clock_at(&c0, board_tsc(&b, 0)) - 2000000) < 2);
+	CHECK(llabs((int64_t)clock_at(&c1, board_tsc(&b, 1)) - 2000000) < 2);
+	CHECK_EQ(0, c1.flags & 1); /* the two can no longer be compared */
+	b.tsc_offset[1] = b.tsc_offset[0];
+	machine_cpu_ops.tsc_written(machine_cpu(b.machine, 1));
+	c1 = read_clock(&b, CLOCK_GPA + 64);
+	CHECK_EQ(1, c1.flags & 1);
+	CHECK(llabs((int64_t)clock_at(&c1, board_tsc(&b, 1)) - 2000000) < 2);
+	board_stop(&b);
+}
+
 TEST(wall_clock_is_the_time_of_day_at_system_time_zero)
 {
 	struct board b;
@@ -307,6 +332,7 @@ TEST(one_hypercall_interrupts_many_cpus)
 	CHECK_EQ(2, vmcall(&b, 0, 10, 5, 0, 1, 0x70)); /* bits 0 and 2, from id 1 */
 	CHECK(!b.intr[0] && b.intr[1] && !b.intr[2] && b.intr[3]);
 	CHECK_EQ(0, vmcall(&b, 0, 10, ~0ull, ~0ull, 1000, 0x70));
+	CHECK_EQ(0, vmcall(&b, 0, 10, ~0ull, ~0ull, 0xffffffff, 0x70)); /* no way round to 0 */
 	board_stop(&b);
 }
 

@@ -619,7 +619,6 @@ TEST(each_maker_has_its_own_msrs)
 	CHECK(can_read(f, 0xc0011029, &v));
 	CHECK_EQ(BIT(1), v);
 	CHECK(can_read(f, 0xc0010010, &v));
-	CHECK(!can_read(f, MSR_MISC_ENABLE, &v));
 	CHECK(can_write(f, MSR_TSC_AUX, BIT(32) | 3));
 	CHECK_EQ(3, f->cpu->tsc_aux);
 	strcpy(f->model.vendor, "GenuineIntel");
@@ -631,6 +630,24 @@ TEST(each_maker_has_its_own_msrs)
 	CHECK(!can_write(f, MSR_TSC_AUX, BIT(32)));
 	CHECK(can_read(f, MSR_BIOS_SIGN_ID, &v));
 	CHECK(v >> 32);
+}
+
+TEST(misc_enable_can_hide_leaves_and_nx)
+{
+	struct fixture *f = make_long();
+	uint32_t r[4];
+
+	f->cpu->misc_enable = 0x1801;
+	CHECK_EQ(0, cpu_model_resolve(&f->model, "base", NULL));
+	CHECK(can_write(f, MSR_MISC_ENABLE, 0x1801 | MISC_ENABLE_LIMIT_CPUID | MISC_ENABLE_NO_XD));
+	cpu_cpuid(f->cpu, 0, 0, r);
+	CHECK_EQ(3, r[0]);
+	cpu_cpuid(f->cpu, 0x80000001, 0, r);
+	CHECK(!(r[3] & BIT(20)));
+	CHECK(!can_write(f, MSR_EFER, EFER_LME | EFER_NXE));
+	CHECK(can_write(f, MSR_MISC_ENABLE, 0x1801));
+	cpu_cpuid(f->cpu, 0x80000001, 0, r);
+	CHECK(r[3] & BIT(20));
 }
 
 /* --- time ------------------------------------------------------------------------------------- */
