@@ -300,6 +300,18 @@ void probe_write(struct cpu *cpu, gva_t lin, unsigned size)
 	pieces_get(cpu, lin, size, true, false, p);
 }
 
+void probe_load(struct cpu *cpu, gva_t lin, unsigned size)
+{
+	check_alignment(cpu, lin, size);
+	probe_read(cpu, lin, size);
+}
+
+void probe_store(struct cpu *cpu, gva_t lin, unsigned size)
+{
+	check_alignment(cpu, lin, size);
+	probe_write(cpu, lin, size);
+}
+
 /* A miss is filled by the translation; what still misses then needs care. */
 void *ld_ptr(struct cpu *cpu, gva_t lin, unsigned size)
 {

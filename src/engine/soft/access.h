@@ -23,6 +23,9 @@ void st_bytes(struct cpu *cpu, gva_t lin, const void *buf, unsigned size);
 /* Fault now if [lin, lin+size) could not be written (read); touches nothing. */
 void probe_write(struct cpu *cpu, gva_t lin, unsigned size);
 void probe_read(struct cpu *cpu, gva_t lin, unsigned size);
+/* The same with the alignment check of one value of 1, 2, 4 or 8 bytes. */
+void probe_store(struct cpu *cpu, gva_t lin, unsigned size);
+void probe_load(struct cpu *cpu, gva_t lin, unsigned size);
 
 /* Host address of [lin, lin+size) when it is plain RAM inside one page and needs no care, else
  * NULL (after having faulted if the access is not allowed).  Valid until the next unwind point. */

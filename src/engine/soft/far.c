@@ -109,6 +109,15 @@ static void transfer_real(struct cpu *cpu, unsigned opsize, uint16_t sel, uint64
 /* --- direct transfers to a code segment --------------------------------------------------------
  */
 
+/* AMD's processors push the return address in the mode they go to. */
+static void stack_of_target(const struct cpu *cpu, struct far_stack *st, const struct desc *cs)
+{
+	if (!cpu->long_mode || !cpu_model_is_amd(cpu->vm->model))
+		return;
+	st->wide = desc_is_long(cs);
+	st->mask = st->wide ? ~0ull : st->ss.attr & X86_SEG_DB ? 0xffffffff : 0xffff;
+}
+
 static void transfer_direct(struct cpu *cpu, unsigned opsize, struct desc *d, uint64_t rip,
 			    bool call)
 {
@@ -128,6 +137,7 @@ static void transfer_direct(struct cpu *cpu, unsigned opsize, struct desc *d, ui
 		return;
 	}
 	stack_current(cpu, &st, opsize, 0);
+	stack_of_target(cpu, &st, d);
 	call_landing(cpu, &l, &st, d);
 }
 
@@ -321,9 +331,11 @@ static void transfer(struct cpu *cpu, unsigned opsize, uint16_t sel, uint64_t ri
 		fault_gp(cpu, SEL_ERR(sel));
 }
 
+/* With REX.W AMD's processors read 32 bits of offset only.  Nothing can want that, but there are
+ * programs that expect Intel's 64 of every CPU. */
 static void transfer_memory(struct cpu *cpu, const struct insn *in, bool call)
 {
-	unsigned size = far_pointer_size(cpu, in);
+	unsigned size = in->opsize;
 	gva_t lin = insn_linear(cpu, in, size + 2, false);
 	uint64_t rip = size == 2 ? ld16(cpu, lin) : size == 4 ? ld32(cpu, lin) : ld64(cpu, lin);
 
@@ -398,6 +410,16 @@ static void return_set_accessed(struct cpu *cpu, struct desc *cs, struct return_
 		desc_set_accessed(cpu, &rs->desc);
 }
 
+/* AMD's processors read what another level's frame has before they check CS. */
+static void return_peek_stack(struct cpu *cpu, const struct far_stack *st, unsigned cpl,
+			      unsigned slot, unsigned release)
+{
+	if (cpl == cpu->cpl || !cpu_model_is_amd(cpu->vm->model))
+		return;
+	stack_peek(cpu, st, slot + 1, release);
+	stack_peek(cpu, st, slot, release);
+}
+
 static void ret_real(struct cpu *cpu, const struct far_stack *st, unsigned release)
 {
 	struct landing l;
@@ -419,6 +441,7 @@ static void ret_protected(struct cpu *cpu, const struct far_stack *st, unsigned 
 	struct landing l;
 	struct desc cs;
 
+	return_peek_stack(cpu, st, cpl, 2, release);
 	return_fetch_cs(cpu, sel, &cs);
 	if (outer) {
 		rs.sp = stack_peek(cpu, st, 2, release);
@@ -567,6 +590,7 @@ static void iret_protected(struct cpu *cpu, const struct far_stack *st, uint64_t
 	struct landing l;
 	struct desc cs;
 
+	return_peek_stack(cpu, st, cpl, 3, 0);
 	return_fetch_cs(cpu, sel, &cs);
 	if (takes_stack) {
 		rs.sp = stack_peek(cpu, st, 3, 0);

@@ -51,17 +51,41 @@ void exec_sahf(struct cpu *cpu, const struct insn *in)
 }
 
 /* --- decimal arithmetic (SDM 2A "DAA", "AAA" ...) ------------------------------------------------
- * Not available to 64-bit host code, so written out.  Flags left undefined: as the result says. */
+ * Not available to 64-bit host code, so written out.  Flags left undefined are those of the
+ * addition or subtraction behind it, as on AMD's processors: of AX for AAA and AAS, of AL for the
+ * others. */
 
 static void set_al(struct cpu *cpu, uint8_t v)
 {
 	reg_set_8(cpu, CPU_GPR_OFF(X86_RAX), v);
 }
 
+#define FLAGS_OF_ADD(bits)                                                                         \
+	static uint64_t flags_of_add_##bits(uint##bits##_t a, uint##bits##_t b)                    \
+	{                                                                                          \
+		uint32_t f;                                                                        \
+                                                                                                   \
+		asm("add" SFX_##bits " %" RN_##bits "[b], %" RN_##bits "[a]" ASM_FLAGS_OUT         \
+		    : "=&a"(f), [a] "+r"(a)                                                        \
+		    : [b] "r"(b)                                                                   \
+		    : "cc");                                                                       \
+		return flags_pack(f);                                                              \
+	}
+
+FLAGS_OF_ADD(8)
+FLAGS_OF_ADD(16)
+
 static uint64_t szp_of(uint8_t v)
 {
-	return (v & 0x80 ? RFLAGS_SF : 0) | (v ? 0 : RFLAGS_ZF) |
-	       (__builtin_parity(v) ? 0 : RFLAGS_PF);
+	return flags_of_add_8(v, 0) & (RFLAGS_SF | RFLAGS_ZF | RFLAGS_PF);
+}
+
+/* OF of a +/- something = r. */
+static uint64_t overflow_of(int sign, unsigned a, unsigned r, unsigned top)
+{
+	unsigned other = sign > 0 ? r - a : a - r;
+
+	return (sign > 0 ? ~(a ^ other) : a ^ other) & (a ^ r) & top ? RFLAGS_OF : 0;
 }
 
 static void decimal_adjust(struct cpu *cpu, int sign)
@@ -83,6 +107,7 @@ static void decimal_adjust(struct cpu *cpu, int sign)
 	}
 	set_al(cpu, v);
 	cpu->cc = szp_of(v) | (cf ? RFLAGS_CF : 0) | (af ? RFLAGS_AF : 0);
+	cpu->cc |= overflow_of(sign, al, v, 0x80);
 }
 
 void exec_daa(struct cpu *cpu, const struct insn *in)
@@ -97,14 +122,15 @@ void exec_das(struct cpu *cpu, const struct insn *in)
 
 static void ascii_adjust(struct cpu *cpu, int sign)
 {
-	uint16_t ax = (uint16_t)cpu->gpr[X86_RAX];
+	uint16_t old = (uint16_t)cpu->gpr[X86_RAX], ax = old;
 	bool adjust = (ax & 15) > 9 || (cpu->cc & RFLAGS_AF);
 
 	if (adjust)
 		ax = (uint16_t)(ax + sign * 0x106);
-	ax &= 0xff0f;
-	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), ax);
-	cpu->cc = szp_of((uint8_t)ax) | (adjust ? RFLAGS_CF | RFLAGS_AF : 0);
+	cpu->cc = flags_of_add_16(ax, 0) & ~(RFLAGS_CF | RFLAGS_AF);
+	cpu->cc |= overflow_of(sign, old, ax, 0x8000);
+	cpu->cc |= adjust ? RFLAGS_CF | RFLAGS_AF : 0;
+	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), ax & 0xff0f);
 }
 
 void exec_aaa(struct cpu *cpu, const struct insn *in)
@@ -130,10 +156,10 @@ void exec_aam(struct cpu *cpu, const struct insn *in)
 void exec_aad(struct cpu *cpu, const struct insn *in)
 {
 	uint16_t ax = (uint16_t)cpu->gpr[X86_RAX];
-	uint8_t v = (uint8_t)(ax + (ax >> 8) * (uint8_t)in->imm);
+	uint8_t tens = (uint8_t)((ax >> 8) * (uint8_t)in->imm);
 
-	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), v);
-	cpu->cc = szp_of(v);
+	reg_set_16(cpu, CPU_GPR_OFF(X86_RAX), (uint8_t)(ax + tens));
+	cpu->cc = flags_of_add_8((uint8_t)ax, tens);
 }
 
 void exec_salc(struct cpu *cpu, const struct insn *in)

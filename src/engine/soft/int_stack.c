@@ -90,7 +90,7 @@ void exec_pusha(struct cpu *cpu, const struct insn *in)
 
 	for (unsigned i = 0; i < 8; i++) {
 		lin[i] = stack_linear(cpu, sp - (i + 1) * in->opsize, in->opsize, true);
-		probe_write(cpu, lin[i], in->opsize);
+		probe_store(cpu, lin[i], in->opsize);
 	}
 	for (unsigned i = 0; i < 8; i++)
 		st_sized(cpu, lin[i], in->opsize, cpu->gpr[i]); /* RSP: the value before */
@@ -119,12 +119,13 @@ static void enter_probe(struct cpu *cpu, unsigned size, unsigned level, uint16_t
 	uint64_t sp = cpu->gpr[X86_RSP], bp = cpu->gpr[X86_RBP];
 	unsigned pushes = level + 1;
 
-	for (unsigned i = 1; i < level; i++)
-		probe_read(cpu, stack_linear(cpu, bp - i * size, size, false), size);
-	for (unsigned i = 1; i <= pushes; i++)
-		probe_write(cpu, stack_linear(cpu, sp - i * size, size, true), size);
+	for (unsigned i = 1; i <= pushes; i++) {
+		if (i > 1 && i <= level)
+			probe_load(cpu, stack_linear(cpu, bp - (i - 1) * size, size, false), size);
+		probe_store(cpu, stack_linear(cpu, sp - i * size, size, true), size);
+	}
 	/* The new locals are touched at the final stack pointer only (SDM 2A "ENTER"). */
-	probe_write(cpu, stack_linear(cpu, sp - pushes * size - alloc, size, true), size);
+	probe_store(cpu, stack_linear(cpu, sp - pushes * size - alloc, size, true), size);
 }
 
 void exec_enter(struct cpu *cpu, const struct insn *in)
@@ -193,7 +194,7 @@ static __attribute__((noinline)) void call_bad(struct cpu *cpu, unsigned size)
 	uint64_t sp = cpu->gpr[X86_RSP] - size;
 
 	if (cpu_model_is_amd(cpu->vm->model))
-		probe_write(cpu, stack_linear(cpu, sp, size, true), size);
+		probe_store(cpu, stack_linear(cpu, sp, size, true), size);
 	fault_gp(cpu, 0);
 }
 

@@ -182,7 +182,8 @@ void seg_set_cs(struct cpu *cpu, const struct cpu_seg *cs, unsigned cpl)
 }
 
 /* SDM 2 RET, "RETURN-TO-OUTER-PRIVILEGE-LEVEL": data and nonconforming code segments whose DPL is
- * below the new CPL.  A register that is null already keeps its base (WRFSBASE may have set it). */
+ * below the new CPL.  Only the selector and the right to use it go: the bases of FS and GS, which
+ * 64-bit code goes on using (WRFSBASE may have set them), stay. */
 void seg_drop_inner(struct cpu *cpu)
 {
 	static const uint8_t regs[] = {X86_ES, X86_DS, X86_FS, X86_GS};
@@ -194,7 +195,7 @@ void seg_drop_inner(struct cpu *cpu)
 
 		if (!(s->attr & X86_SEG_UNUSABLE) && !conforming_code &&
 		    X86_SEG_DPL(s->attr) < cpu->cpl)
-			seg_make_null(s, 0);
+			*s = (struct cpu_seg){.base = s->base, .attr = X86_SEG_UNUSABLE};
 	}
 }
 
@@ -427,6 +428,14 @@ void exec_push_S(struct cpu *cpu, const struct insn *in)
 	stack_set_sp(cpu, sp);
 }
 
+/* Intel's processors read the selector, AMD's all of the operand. */
+static uint16_t pop_selector(struct cpu *cpu, gva_t lin, unsigned size)
+{
+	if (size == 2 || !cpu_model_is_amd(cpu->vm->model))
+		return ld16(cpu, lin);
+	return (uint16_t)(size == 4 ? ld32(cpu, lin) : ld64(cpu, lin));
+}
+
 void exec_pop_S(struct cpu *cpu, const struct insn *in)
 {
 	uint64_t sp = cpu->gpr[X86_RSP];
@@ -434,7 +443,7 @@ void exec_pop_S(struct cpu *cpu, const struct insn *in)
 	unsigned seg = opcode_seg(in);
 	struct cpu_seg s;
 
-	seg_prepare(cpu, seg, ld16(cpu, lin), &s);
+	seg_prepare(cpu, seg, pop_selector(cpu, lin, in->opsize), &s);
 	stack_set_sp(cpu, sp + in->opsize); /* with the old stack's size, also for POP SS */
 	seg_commit(cpu, seg, &s);
 	shadow_after_ss(cpu, seg);
@@ -653,22 +662,25 @@ EXEC_BOTH_FORMS(verw_E)
 static void arpl_EG(struct cpu *cpu, const struct insn *in)
 {
 	uint16_t want = SEL_RPL(CPU_REG(cpu, in->reg, uint16_t));
+	bool amd = cpu_model_is_amd(cpu->vm->model);
 	gva_t lin = 0;
 	uint16_t sel;
 	bool raise;
 
 	need_protected(cpu);
 	if (in->flags & INSN_MEM) {
-		/* The destination is written only when it changes, but must be writable anyhow. */
-		lin = insn_linear(cpu, in, 2, true);
-		probe_write(cpu, lin, 2);
+		/* The destination is written only when it changes; on Intel's processors it must
+		 * be writable anyhow. */
+		lin = insn_linear(cpu, in, 2, !amd);
+		if (!amd)
+			probe_write(cpu, lin, 2);
 		sel = ld16(cpu, lin);
 	} else {
 		sel = CPU_REG(cpu, in->rm, uint16_t);
 	}
 	raise = SEL_RPL(sel) < want;
 	if (raise && (in->flags & INSN_MEM))
-		st16(cpu, lin, (sel & ~3u) | want);
+		st16(cpu, insn_linear(cpu, in, 2, true), (sel & ~3u) | want);
 	else if (raise)
 		CPU_REG(cpu, in->rm, uint16_t) = (sel & ~3u) | want;
 	set_zf(cpu, raise);

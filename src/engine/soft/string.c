@@ -77,8 +77,8 @@ static void string_pause(struct cpu *cpu, const struct insn *in)
 }
 
 /* How many of `left` elements may be in one run that begins at offset `off` and linear `lin`: none
- * crosses the page or the end of the address size; one by one when DF = 1, when single-stepping,
- * or when segment limits must be looked at for each. */
+ * crosses the page or the end of the address size; one by one when DF = 1, when single-stepping or
+ * checking alignment, or when segment limits must be looked at for each. */
 INLINE uint64_t run_limit(const struct cpu *cpu, const struct insn *in, unsigned seg, uint64_t off,
 			  gva_t lin, unsigned size, uint64_t left)
 {
@@ -94,7 +94,8 @@ INLINE uint64_t run_limit(const struct cpu *cpu, const struct insn *in, unsigned
 
 INLINE bool one_by_one(const struct cpu *cpu)
 {
-	return cpu->rflags & (RFLAGS_DF | RFLAGS_TF);
+	return cpu->rflags & (RFLAGS_DF | RFLAGS_TF) ||
+	       unlikely(cpu->rflags & RFLAGS_AC && cpu->cpl == 3);
 }
 
 /* --- MOVS --------------------------------------------------------------------------------------
@@ -139,6 +140,8 @@ INLINE uint64_t movs_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 		return 1;
 	}
 	from = source(cpu, in, size);
+	if (cpu->mode != INSN_MODE_64) /* its page comes before the other's segment */
+		ld_ptr(cpu, from, size);
 	to = dest(cpu, in, size, true);
 	n = run_limit(cpu, in, in->seg, index_get(cpu, in, X86_RSI), from, size, left);
 	n = run_limit(cpu, in, X86_ES, index_get(cpu, in, X86_RDI), to, size, n);
@@ -334,6 +337,8 @@ INLINE uint64_t cmps_run(struct cpu *cpu, const struct insn *in, unsigned size, 
 	const void *a = NULL, *b = NULL;
 
 	if (!one_by_one(cpu) && left > 1) {
+		if (cpu->mode != INSN_MODE_64)
+			ld_ptr(cpu, la, size);
 		lb = dest(cpu, in, size, false);
 		n = run_limit(cpu, in, in->seg, index_get(cpu, in, X86_RSI), la, size, left);
 		n = run_limit(cpu, in, X86_ES, index_get(cpu, in, X86_RDI), lb, size, n);

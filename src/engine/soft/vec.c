@@ -132,6 +132,8 @@ static bool misaligned_sse(struct cpu *cpu)
 static __attribute__((noinline)) void misaligned(struct cpu *cpu, const struct insn *in,
 						 const struct vec_thunk *t)
 {
+	if (t->a.use & VEC_WAITS)
+		vec_x87_pending(cpu);
 	if (t->a.use & VEC_MASKED && vec_mask_empty(cpu, in, t))
 		return;
 	if (!(t->a.use & VEC_ALIGN_MM) || !misaligned_sse(cpu))
@@ -191,6 +193,14 @@ static void store_from_bounce(struct cpu *cpu, gva_t lin, unsigned size)
 	}
 }
 
+static void check_ac(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin)
+{
+	if (unlikely(cpu->rflags & RFLAGS_AC && lin & (t->a.ac - 1)) &&
+	    (!(t->a.use & VEC_MASKED) || t->a.use & VEC_FAULTS_WHOLE ||
+	     !vec_mask_empty(cpu, in, t)))
+		vec_check_ac(cpu, lin, t->a.ac);
+}
+
 static __attribute__((noinline)) void load_slow(struct cpu *cpu, const struct insn *in,
 						const struct vec_thunk *t, gva_t lin)
 {
@@ -198,7 +208,7 @@ static __attribute__((noinline)) void load_slow(struct cpu *cpu, const struct in
 
 	if (t->a.use & VEC_WAITS)
 		vec_x87_pending(cpu);
-	vec_check_ac(cpu, lin, t->a.ac);
+	check_ac(cpu, in, t, lin);
 	if (t->a.use & VEC_MASKED) {
 		vec_masked_load(cpu, in, t, lin);
 		return;
@@ -209,9 +219,36 @@ static __attribute__((noinline)) void load_slow(struct cpu *cpu, const struct in
 	vec_run(cpu, t, p);
 }
 
+/* Where limits are to be looked at: a pending x87 exception and misalignment come before them, and
+ * elements masked off may lie beyond. */
+static __attribute__((noinline)) gva_t limited_linear(struct cpu *cpu, const struct insn *in,
+						      const struct vec_thunk *t, bool write)
+{
+	gva_t lin = (uint32_t)(cpu->seg[in->seg].base + insn_ea(cpu, in));
+
+	if (t->a.use & VEC_WAITS)
+		vec_x87_pending(cpu);
+	if (cpu->mode == INSN_MODE_64)
+		return insn_linear(cpu, in, t->a.size, write);
+	check_align(cpu, in, t, lin);
+	if (!(t->a.use & VEC_MASKED) || t->a.use & VEC_FAULTS_WHOLE)
+		return insn_linear(cpu, in, t->a.size, write);
+	vec_masked_limits(cpu, in, t, write);
+	return lin;
+}
+
+static inline gva_t operand_linear(struct cpu *cpu, const struct insn *in,
+				   const struct vec_thunk *t, bool write)
+{
+	if (likely(in->flags & INSN_FLAT ||
+		   cpu->seg[in->seg].flat == (SEG_FLAT_READ | SEG_FLAT_WRITE)))
+		return insn_linear(cpu, in, t->a.size, write);
+	return limited_linear(cpu, in, t, write);
+}
+
 static inline void run_load(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t)
 {
-	gva_t lin = insn_linear(cpu, in, t->a.size, false);
+	gva_t lin = operand_linear(cpu, in, t, false);
 	const struct tlb_entry *e = tlb_slot(cpu->tlb->rd, lin);
 
 	check_align(cpu, in, t, lin);
@@ -238,7 +275,7 @@ static __attribute__((noinline)) void store_slow(struct cpu *cpu, const struct i
 
 	if (t->a.use & VEC_WAITS)
 		vec_x87_pending(cpu);
-	vec_check_ac(cpu, lin, t->a.ac);
+	check_ac(cpu, in, t, lin);
 	if (t->a.use & VEC_MASKED) {
 		vec_masked_store(cpu, in, t, lin);
 		return;
@@ -256,7 +293,7 @@ static __attribute__((noinline)) void store_slow(struct cpu *cpu, const struct i
 
 static inline void run_store(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t)
 {
-	gva_t lin = insn_linear(cpu, in, t->a.size, true);
+	gva_t lin = operand_linear(cpu, in, t, true);
 	const struct tlb_entry *e = tlb_slot(cpu->tlb->wr, lin);
 
 	check_align(cpu, in, t, lin);

@@ -162,6 +162,8 @@ static inline void vec_run(struct cpu *cpu, const struct vec_thunk *t, void *mem
 
 /* vec_mask.c: the memory operand could not be used directly and some elements may be masked off. */
 bool vec_mask_empty(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t);
+void vec_masked_limits(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t,
+		       bool write);
 void vec_masked_load(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin);
 void vec_masked_store(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin);
 

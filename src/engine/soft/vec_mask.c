@@ -106,6 +106,17 @@ bool vec_mask_empty(struct cpu *cpu, const struct insn *in, const struct vec_thu
 	return !touched(cpu, in, t);
 }
 
+void vec_masked_limits(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t,
+		       bool write)
+{
+	uint64_t mask = touched(cpu, in, t), ea = insn_ea(cpu, in);
+	unsigned elem = t->a.elem;
+
+	for (unsigned i = 0; i < t->a.size / elem; i++)
+		if (mask >> i & 1)
+			seg_linear(cpu, in->seg, ea + i * elem, elem, write);
+}
+
 void vec_masked_load(struct cpu *cpu, const struct insn *in, const struct vec_thunk *t, gva_t lin)
 {
 	uint64_t mask = touched(cpu, in, t);
@@ -191,6 +202,7 @@ void exec_maskmov(struct cpu *cpu, const struct insn *in)
 		enter_mmx(cpu);
 	}
 	lin = rdi_linear(cpu, in, n);
+	vec_check_ac(cpu, lin, 8);
 	vec_release(cpu);
 	regs = vs->area + (mmx ? XS_ST : XS_XMM); /* MMn is ST(n) while TOP is 0 */
 	vec_copy(data, regs + 16 * (in->vreg & (mmx ? 7 : 15)), n);
@@ -328,4 +340,24 @@ void exec_vec_scatter(struct cpu *cpu, const struct insn *in)
 
 	begin_vsib(cpu, in, &v);
 	scatter(cpu, in, &v);
+}
+
+/* --- VZEROUPPER, VZEROALL -----------------------------------------------------------------------
+ */
+
+/* Outside 64-bit mode registers 8 to 15 keep what they hold (SDM 2C "VZEROUPPER"). */
+void exec_vec_zero(struct cpu *cpu, const struct insn *in)
+{
+	struct vec_state *vs = cpu->vec;
+
+	if (cpu->mode == INSN_MODE_64) {
+		exec_vec(cpu, in);
+		return;
+	}
+	vec_check(cpu, vec_thunk_of(cpu, in));
+	vec_release(cpu);
+	if (in->vlen == 32)
+		vec_zero(vs->area + XS_XMM, 8 * 16);
+	vec_zero(component(vs, 2), 8 * 16);
+	vec_zero(component(vs, 6), 8 * 32 * (vec_components[6].size != 0));
 }

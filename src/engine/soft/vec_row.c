@@ -50,6 +50,8 @@ static void take_operand(struct vec_attr *a, const struct insn *in, const struct
 		a->use |= op->access & OP_WRITE ? VEC_WRITES : 0;
 	if (w_is_size(in, op))
 		a->use |= VEC_W_SIZE;
+	if (op->kind == OP_MMX_REG || (op->kind == OP_MMX_RM && !(in->flags & INSN_MEM)))
+		a->use |= VEC_WAITS;
 	if (is_rm(op->kind) && in->flags & INSN_MEM)
 		a->mem = op->access & OP_WRITE ? VEC_MEM_STORE : VEC_MEM_LOAD;
 }
@@ -74,7 +76,7 @@ static uint16_t implicit_use(const struct insn *in, const struct insn_row *row)
 	if (row->fl_read)
 		use |= VEC_FLAGS_IN;
 	if (in->map == MAP_0F3A && in->opcode >= 0x60 && in->opcode <= 0x63)
-		use |= VEC_USE_CMPSTR;
+		use |= VEC_USE_CMPSTR | VEC_W_SIZE; /* of the lengths in EAX and EDX */
 	if (row->cls == CLASS_X87 && row->attrs & ROW_GPR_WRITE)
 		use |= VEC_USE_AX;
 	if (row->cls == CLASS_X87 && row->special == SPECIAL_NONE)
@@ -134,12 +136,15 @@ static void take_mask(struct vec_attr *a, const struct insn *in, const struct in
 		masked_operand(a, in, row);
 		if (row->attrs & ROW_FAULTS_WHOLE)
 			a->use |= VEC_FAULTS_WHOLE;
+		else
+			a->ac = a->elem;
 		if (row->special == SPECIAL_COMPRESS || row->special == SPECIAL_EXPAND)
 			a->use |= VEC_PACKED;
 	}
 }
 
-/* What #AC asks for (SDM 3A "Alignment Check Exception"; vectors of any length: 16 bytes). */
+/* What #AC asks for (SDM 3A "Alignment Check Exception"; vectors of any length: 16 bytes,
+ * but elements for themselves where a mask chooses them, see take_mask). */
 static uint8_t ac_alignment(const struct insn_row *row, unsigned size)
 {
 	if (row->special == SPECIAL_MASKMOV)

@@ -132,6 +132,7 @@ static gva_t fxsave_operand(struct cpu *cpu, const struct insn *in, bool write)
 	if (cpu->vec->deny[VEC_X87])
 		cpu_fault_plain(cpu, cpu->vec->deny[VEC_X87]);
 	lin = insn_linear(cpu, in, LEGACY_SIZE, write);
+	vec_check_ac(cpu, lin, 4);
 	if (lin & 15)
 		fault_gp(cpu, 0);
 	if (write)
