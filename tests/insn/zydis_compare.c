@@ -75,10 +75,13 @@ static const struct zydis_reason not_decoded[] = {
 	{ZYDIS_MNEMONIC_NOP, "0F 0D with registers is #UD on AMD"},
 	{ZYDIS_MNEMONIC_CLZERO, "F2 and F3 make it #UD (seen on Zen 5)"},
 	{ZYDIS_MNEMONIC_RDPRU, "likewise"},
+	{ZYDIS_MNEMONIC_VPINSRD, "VEX.W = 1 is #UD outside 64-bit mode (SDM 2B; seen on Zen 5)"},
+	{ZYDIS_MNEMONIC_VPEXTRD, "likewise"},
 };
 
 /* Where both decode, but not to the same thing. */
 static const struct zydis_reason decoded_otherwise[] = {
+	{ZYDIS_MNEMONIC_PAUSE, "with REX.B it is XCHG R8,rAX (seen on Zen 5)"},
 	{ZYDIS_MNEMONIC_LEA, "Zydis drops the segment override"},
 	{ZYDIS_MNEMONIC_CLFLUSH, "a cache line to Zydis, one byte to us: what is checked"},
 	{ZYDIS_MNEMONIC_CLFLUSHOPT, "likewise"},
