@@ -22,6 +22,7 @@ void vcpu_destroy(struct vcpu *v)
 {
 	if (v->ec)
 		v->vm->engine->cpu_destroy(v->ec);
+	v->ec = NULL; /* the board may still lower its interrupt line */
 	pthread_cond_destroy(&v->changed);
 	pthread_mutex_destroy(&v->lock);
 }

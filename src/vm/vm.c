@@ -79,12 +79,24 @@ static int vm_load(struct vm *vm, struct error *err)
 	return r;
 }
 
+static bool vm_has_ended(struct vm *vm)
+{
+	bool ended;
+
+	pthread_mutex_lock(&vm->end_lock);
+	ended = vm->ended;
+	pthread_mutex_unlock(&vm->end_lock);
+	return ended;
+}
+
 /* On the loop's thread. */
 static void vm_do_reset(void *arg)
 {
 	struct vm *vm = arg;
 	struct error err;
 
+	if (vm_has_ended(vm)) /* another CPU switched the guest off: it stays parked */
+		return;
 	if (vm->cfg.no_reboot) {
 		vm_end(vm, VM_END_RESET, 0);
 		return;
