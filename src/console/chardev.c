@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -385,6 +386,7 @@ static int file_open(struct chardev *c, const char *path, struct error *err)
 
 	if (fd < 0)
 		return err_errno(err, errno, "cannot open '%s'", path);
+	signal(SIGPIPE, SIG_IGN); /* it may be a FIFO, and its reader may go */
 	return chr_set_out(c, fd, true, CHR_NONBLOCK, err);
 }
 
