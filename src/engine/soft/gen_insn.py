@@ -309,10 +309,8 @@ class Row:
                 self.dec.add("REG_B" if o.type == "b" else "GPR_REG")
             if o.kind in ("OP_GPR_RM", "OP_GPR_OPC") and o.type == "b":
                 self.dec.add("RM_B" if o.kind == "OP_GPR_RM" else "REG_B")
-            if o.letter == "M" and o.type == "p":
-                self.dec.add("FAR")
-            if o.kind == "OP_FAR":
-                self.dec.add("FAR")
+            if o.letter == "M" and o.type == "p" and len(self.ops) > 1:
+                self.dec.add("FAR")  # not of JMP and CALL: see far.c
         self.mem_possible = bool(self.modrm and 0 in self.sets.get("mod", {0, 1})
                                  and "MODR" not in self.dec)
         self.reg_possible = bool(self.modrm and 1 in self.sets.get("mod", {0, 1}))

@@ -41,7 +41,7 @@ enum {
 	DEC_RM_B = 1 << 10,    /* ModRM.rm is a byte register */
 	DEC_OPC_REG = 1 << 11, /* the register operand is in the opcode */
 	DEC_OPC_SEG = 1 << 12, /* a segment register is in opcode bits 5:3 */
-	DEC_FAR = 1 << 13,     /* far pointer in memory: no 64-bit offsets on AMD */
+	DEC_FAR = 1 << 13,     /* LSS and such: no 64-bit offsets on AMD */
 	DEC_VSIB = 1 << 14,
 	DEC_VVVV = 1 << 15, /* vvvv is an operand; else it must be 1111b */
 	DEC_MASK = 1 << 16, /* EVEX: see ROW_MASK ... */
