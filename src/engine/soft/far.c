@@ -488,11 +488,12 @@ void exec_ret_far_I(struct cpu *cpu, const struct insn *in)
  */
 
 /* The flags of the frame.  They say what else is in it, but faults come in the order of the pops:
- * IP, CS, flags. */
+ * IP, CS, flags; on AMD's processors IP, flags, CS. */
 static uint64_t iret_flags(struct cpu *cpu, const struct far_stack *st)
 {
 	stack_peek(cpu, st, 0, 0);
-	stack_peek(cpu, st, 1, 0);
+	if (!cpu_model_is_amd(cpu->vm->model))
+		stack_peek(cpu, st, 1, 0);
 	return stack_peek(cpu, st, 2, 0);
 }
 

@@ -237,11 +237,14 @@ void exec_clwb(struct cpu *cpu, const struct insn *in)
 }
 
 /* AMD APM 3 "CLZERO": the 64-byte line that rAX points into. */
+/* The line is where the linear address says; it must be all in the segment (seen on Zen 5). */
 void exec_clzero(struct cpu *cpu, const struct insn *in)
 {
-	uint64_t off = cpu->gpr[X86_RAX] & mask_of(in->adsize) & ~63ull;
-	gva_t lin = linear_at(cpu, in->seg, off, 64, true);
+	uint64_t off = cpu->gpr[X86_RAX] & mask_of(in->adsize);
+	gva_t lin = linear_at(cpu, in->seg, off, 1, true) & ~63ull;
 
+	if (cpu->mode != INSN_MODE_64)
+		seg_linear(cpu, in->seg, (uint32_t)(lin - cpu->seg[in->seg].base), 64, true);
 	probe_write(cpu, lin, 64);
 	for (unsigned i = 0; i < 64; i += 8)
 		st64(cpu, lin + i, 0);

@@ -122,14 +122,22 @@ void vec_x87_put_ptr(const struct cpu *cpu, uint8_t *image, bool wide)
 	}
 }
 
+/* AMD's processors keep as many bits of a pointer as linear addresses have. */
+static uint64_t linear_bits(const struct cpu *cpu, uint64_t p)
+{
+	unsigned unused = 64 - cpu->vm->model->virt_bits;
+
+	return cpu_model_is_amd(cpu->vm->model) ? (uint64_t)((int64_t)(p << unused) >> unused) : p;
+}
+
 void vec_x87_take_ptr(struct cpu *cpu, const uint8_t *image, bool wide)
 {
 	struct vec_x87_ptr *x = &cpu->vec->x87;
 
 	x->op = VEC_AT(const uint16_t, image, XS_FOP) & OPCODE_MASK;
-	x->ip = wide ? VEC_AT(const uint64_t, image, XS_FIP)
+	x->ip = wide ? linear_bits(cpu, VEC_AT(const uint64_t, image, XS_FIP))
 		     : VEC_AT(const uint32_t, image, XS_FIP);
-	x->dp = wide ? VEC_AT(const uint64_t, image, XS_FDP)
+	x->dp = wide ? linear_bits(cpu, VEC_AT(const uint64_t, image, XS_FDP))
 		     : VEC_AT(const uint32_t, image, XS_FDP);
 	x->cs = wide || host.no_selectors ? 0 : VEC_AT(const uint16_t, image, XS_FCS);
 	x->ds = wide || host.no_selectors ? 0 : VEC_AT(const uint16_t, image, XS_FDS);
