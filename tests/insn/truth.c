@@ -175,7 +175,8 @@ static void compare_registers(const struct program *p, const struct native_state
 	const uint64_t flags = RFLAGS_ARITH | RFLAGS_DF | RFLAGS_AC | RFLAGS_TF | RFLAGS_NT |
 			       RFLAGS_ID | RFLAGS_IF | RFLAGS_IOPL;
 	/* Outside 64-bit mode the upper halves are nobody's (AMD APM 1 "64-Bit Mode"). */
-	uint64_t mask = p->mode == INSN_MODE_64 ? ~0ull : 0xffffffff;
+	bool wide = p->mode == INSN_MODE_64 && host->sel[X86_CS] == SEL_CODE64;
+	uint64_t mask = wide ? ~0ull : 0xffffffff;
 
 	for (unsigned i = 0; i < 16; i++)
 		if ((host->gpr[i] ^ soft->gpr[i]) & (i < 8 ? mask : ~0ull))

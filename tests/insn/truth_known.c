@@ -27,13 +27,6 @@ static bool is_into(const struct outcome *o)
 	return o->host->vector == X86_EXC_OF && o->soft_vector == X86_EXC_GP;
 }
 
-static bool is_segmented(const struct outcome *o)
-{
-	const struct truth_seg *s = truth_seg_of(o->p->start.sel[o->in->seg]);
-
-	return o->p->mode != INSN_MODE_64 && s && (s->base || s->limit != ~0u);
-}
-
 /* KMOVQ reads all of RSP even in 32-bit code; see code_selector() for what is in its upper half. */
 static bool is_kmov_of_esp(const struct outcome *o)
 {
@@ -76,7 +69,6 @@ static struct {
 	{"vpgather*", ~0u, is_stepped, "single steps between elements", 0},
 	{"vscatter*", ~0u, is_stepped, "single steps between elements", 0},
 	{"vpscatter*", ~0u, is_stepped, "single steps between elements", 0},
-	{"clzero", ~0u, is_segmented, "a line in a segment that does not begin at 0", 0},
 	{"into", DIFF_EXCEPTION | DIFF_RIP | DIFF_ERROR, is_into,
 	 "only the host kernel has a gate for users", 0},
 };
