@@ -240,6 +240,28 @@ TEST(single_step_over_syscall_follows_its_mask)
 	wrmsr(0xc0000081, star);
 }
 
+CODE("sysret_with_tf: mov $after_sysret, %ecx; mov %rdi, %r11; sysretq\n"
+     "after_sysret: nop; ud2\n");
+extern char sysret_with_tf[], after_sysret[];
+
+/* With POPF and IRET, the instruction after comes first; with SYSRET nothing does. */
+TEST(sysret_that_sets_tf_traps_before_the_users_next_instruction)
+{
+	u64 star = rdmsr(0xc0000081);
+
+	trap_on_ist(true);
+	wrmsr(0xc0000081, (u64)(SEL_USER_CODE - 16) << 48 | (u64)SEL_CODE << 32);
+	start_log();
+	CHECK_EQ(UD, run(false, sysret_with_tf, (void *)(2 | FL_TF)));
+	end_log();
+	CHECK_EQ(2, nr_seen);
+	CHECK_EQ(after_sysret, seen[0].rip);
+	CHECK_EQ(DR6_NONE | BS, seen[0].dr6);
+	CHECK_EQ(after_sysret + 1, seen[1].rip);
+	wrmsr(0xc0000081, star);
+	trap_on_ist(false);
+}
+
 TEST(the_frame_of_a_step_has_tf_and_the_handler_has_not)
 {
 	start_log();

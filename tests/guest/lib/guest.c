@@ -113,6 +113,26 @@ void guest_exit(u8 status)
 		asm volatile("cli; hlt");
 }
 
+/* The compiler calls these on its own. */
+void *memset(void *to, int c, size_t n);
+void *memcpy(void *to, const void *from, size_t n);
+
+void *memset(void *to, int c, size_t n)
+{
+	void *p = to;
+
+	asm volatile("rep stosb" : "+D"(p), "+c"(n) : "a"(c) : "memory");
+	return to;
+}
+
+void *memcpy(void *to, const void *from, size_t n)
+{
+	void *p = to;
+
+	asm volatile("rep movsb" : "+D"(p), "+S"(from), "+c"(n) : : "memory");
+	return to;
+}
+
 /* --- tests -------------------------------------------------------------------------------------
  */
 
