@@ -5,6 +5,7 @@
  * SYSRET leaves the hidden part of SS alone.  The CPU model's vendor decides.
  *
  * SDM 2 SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS; AMD APM 3, the same names. */
+#include "engine/soft/debug.h"
 #include "engine/soft/flags_sys.h"
 #include "engine/soft/insn_exec.gen.h"
 #include "engine/soft/seg.h"
@@ -115,6 +116,11 @@ void exec_sysret(struct cpu *cpu, const struct insn *in)
 	sysret_flags(cpu);
 	set_code(cpu, to64 ? base + 16 : base, 3, to64 ? X86_SEG_L : X86_SEG_DB);
 	sysret_stack(cpu, base + 8);
+	/* TF counts at the end, unlike with POPF and IRET: the trap comes before the first
+	 * instruction of the user's (why no system returns to a stepped program with SYSRET). */
+	cpu->dbg_no_step = true;
+	if (cpu->rflags & RFLAGS_TF)
+		cpu->dbg_pending |= DR6_BS;
 	cpu_mode_update(cpu);
 }
 

@@ -524,20 +524,6 @@ static void lapic_timer_end_periods(struct lapic *l)
 	lapic_timer_arm(l, l->timer_start_ns + span);
 }
 
-static void lapic_timer_write_lvt(struct lapic *l, uint32_t value)
-{
-	uint32_t was = l->lvt[LVT_TIMER], changed = value ^ was;
-
-	l->lvt[LVT_TIMER] = value;
-	if (TIMER_MODE(was) == TIMER_PERIODIC && TIMER_MODE(value) == TIMER_ONESHOT)
-		lapic_timer_end_periods(l);
-	if (TIMER_MODE(changed) & TIMER_DEADLINE) { /* SDM: this transition disarms the timer */
-		lapic_timer_stop(l);
-		l->timer_init = 0;
-		l->tsc_deadline = 0;
-	}
-}
-
 static void lapic_timer_expire(struct lapic *l, uint64_t now_ns)
 {
 	unsigned mode = TIMER_MODE(l->lvt[LVT_TIMER]);
@@ -548,6 +534,25 @@ static void lapic_timer_expire(struct lapic *l, uint64_t now_ns)
 		lapic_timer_arm(l, vtimer_next_period(l->timer_deadline_ns, lapic_timer_span_ns(l),
 						      now_ns));
 	lapic_local(l, LVT_TIMER);
+}
+
+static void lapic_timer_write_lvt(struct lapic *l, uint32_t value)
+{
+	uint32_t was = l->lvt[LVT_TIMER], changed = value ^ was;
+	uint64_t now = vclock_now_ns(l->clock);
+
+	/* An end the guest can have seen in the count comes before the new mode, even if the
+	 * timer's thread is late: a one-shot that is over does not start again as periodic. */
+	if (l->timer_armed && l->timer_deadline_ns <= now)
+		lapic_timer_expire(l, now);
+	l->lvt[LVT_TIMER] = value;
+	if (TIMER_MODE(was) == TIMER_PERIODIC && TIMER_MODE(value) == TIMER_ONESHOT)
+		lapic_timer_end_periods(l);
+	if (TIMER_MODE(changed) & TIMER_DEADLINE) { /* SDM: this transition disarms the timer */
+		lapic_timer_stop(l);
+		l->timer_init = 0;
+		l->tsc_deadline = 0;
+	}
 }
 
 static void lapic_timer_fire(void *opaque)
