@@ -318,6 +318,16 @@ static inline bool cpu_canonical(const struct cpu *cpu, gva_t lin, unsigned size
 	return lin + cpu->canon_half <= 2 * cpu->canon_half - size;
 }
 
+/* May a register that is to hold an address (a base, the target of SYSCALL) be given this one?
+ * That asks how wide a linear address the processor can have, not how wide one is under the
+ * current CR4.LA57 (SDM 1 "Canonical Addressing"). */
+static inline bool cpu_canonical_base(const struct cpu *cpu, uint64_t base)
+{
+	uint64_t half = cpu_has(cpu->vm->model, CPU_FEAT_LA57) ? BIT(56) : BIT(47);
+
+	return base + half < 2 * half;
+}
+
 static inline uint8_t *vm_hva(const struct soft_vm *vm, gpa_t gpa)
 {
 	for (unsigned i = 0; i < vm->nr_ram; i++)

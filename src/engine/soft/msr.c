@@ -1,8 +1,8 @@
 /* engine/soft/msr.c - model-specific registers: one table row each.
  *
  * A row says where the value is kept (`field`, an offset into struct cpu) or what computes it,
- * which bits must be zero, whether it holds an address (then it must be canonical for the current
- * CR4.LA57) and which CPUID feature it belongs to.  What is in no row is the machine's
+ * which bits must be zero, whether it holds an address (then it must be canonical: cpu_canonical_base)
+ * and which CPUID feature it belongs to.  What is in no row is the machine's
  * (APIC, deadline timer, paravirtual clock); what the machine does not know either is #GP.
  *
  * SDM 4 "Model-Specific Registers", AMD APM 2 "MSRs", and for AMD's C001_xxxx what the public
@@ -318,7 +318,7 @@ bool msr_write(struct cpu *cpu, uint32_t index, uint64_t v)
 	}
 	if (!msr_exists(cpu, m) || m->flags & MSR_READ_ONLY || v & m->reserved)
 		return false;
-	if (m->flags & MSR_CANONICAL && !cpu_canonical(cpu, v, 1))
+	if (m->flags & MSR_CANONICAL && !cpu_canonical_base(cpu, v))
 		return false;
 	if (m->write)
 		return m->write(cpu, index, v);

@@ -533,7 +533,7 @@ static void fetch_system(struct cpu *cpu, uint16_t sel, unsigned types, struct d
 		fault_gp(cpu, err);
 	if (!desc_present(d))
 		cpu_fault(cpu, X86_EXC_NP, err);
-	if (cpu->long_mode && !cpu_canonical(cpu, desc_base(d), 1))
+	if (cpu->long_mode && !cpu_canonical_base(cpu, desc_base(d)))
 		fault_gp(cpu, err);
 }
 

@@ -335,7 +335,7 @@ static void load_table(struct cpu *cpu, const struct insn *in, struct x86_table 
 	lin = insn_linear(cpu, in, wide ? 10 : 6, false);
 	v.limit = ld16(cpu, lin);
 	v.base = wide ? ld64(cpu, base_field(cpu, lin)) : ld32(cpu, base_field(cpu, lin));
-	if (wide && !cpu_canonical(cpu, v.base, 1))
+	if (wide && !cpu_canonical_base(cpu, v.base))
 		fault_gp(cpu, 0);
 	if (!wide && in->opsize == 2)
 		v.base &= 0xffffff;
@@ -381,7 +381,7 @@ static bool invpcid_allowed(const struct cpu *cpu, uint64_t type, uint64_t pcid,
 {
 	if (type > INVPCID_ALL_NONGLOBAL || pcid >> 12)
 		return false;
-	if (type == INVPCID_PAGE && !cpu_canonical(cpu, lin, 1))
+	if (type == INVPCID_PAGE && !cpu_canonical_base(cpu, lin))
 		return false;
 	return type > INVPCID_CONTEXT || !pcid || cpu->cr4 & CR4_PCIDE;
 }
@@ -565,7 +565,7 @@ static void check_fsgsbase(struct cpu *cpu)
 static void write_base(struct cpu *cpu, unsigned seg, uint64_t v)
 {
 	check_fsgsbase(cpu);
-	if (!cpu_canonical(cpu, v, 1))
+	if (!cpu_canonical_base(cpu, v))
 		fault_gp(cpu, 0);
 	cpu->seg[seg].base = v;
 }

@@ -510,7 +510,8 @@ static const struct sys_row lldt_rows[] = {
 	{"writable data, type 2",  FIX_PROT32, 0, FREE_SEL(0), ATTR_DATA, 0, GP(FREE_ERR)},
 	{"not present",            FIX_PROT32, 0, FREE_SEL(0), DESC_LDT, 0, NP(FREE_ERR)},
 	{"long: good",             FIX_LONG64, 0, FREE_SEL(0), LDT_GOOD, 0xffff8000, 0},
-	{"long: base not canonical", FIX_LONG64, 0, FREE_SEL(0), LDT_GOOD, 0x8000, GP(FREE_ERR)},
+	{"long: base of 57 bits",  FIX_LONG64, 0, FREE_SEL(0), LDT_GOOD, 0x8000, 0},
+	{"long: base not canonical", FIX_LONG64, 0, FREE_SEL(0), LDT_GOOD, 0x01000000, GP(FREE_ERR)},
 	{"long: type in second half", FIX_LONG64, 0, FREE_SEL(0), LDT_GOOD, 0x020000000000, GP(FREE_ERR)},
 	{"long: half outside",     FIX_LONG64, 0, SEL(511, 0), LDT_GOOD, 0, GP(511 << 3)},
 };

@@ -397,7 +397,7 @@ TEST(lgdt_loads_what_sgdt_stored)
 	CHECK_EQ(0, exec_mem(f, exec_lidt, FIX_CODE, 0, 8));
 	CHECK_EQ(0xffff812345678000, f->cpu->idtr.base);
 	CHECK_EQ(0xabc, f->cpu->idtr.limit);
-	fix_put(f, FIX_CODE + 2, 8, 0x0000800000000000);
+	fix_put(f, FIX_CODE + 2, 8, 0x0100000000000000);
 	CHECK_EQ(GP0, exec_mem(f, exec_lgdt, FIX_CODE, 0, 8));
 	CHECK_EQ(0xffff812345678000, f->cpu->idtr.base);
 	f->cpu->cpl = 3;
@@ -444,8 +444,8 @@ TEST(invpcid_refuses_bad_types_and_descriptors)
 	// clang-format off
 	static const struct { uint64_t type, pcid, lin; bool pcide; uint32_t want; } rows[] = {
 		{0, 1, 0x1000, true, 0},               {0, 1, 0x1000, false, GP0},
-		{0, 0, 0x1000, false, 0},              {0, 1, BIT(47), true, GP0},
-		{1, 1, BIT(47), true, 0},              {1, 1, 0, false, GP0},
+		{0, 0, 0x1000, false, 0},              {0, 1, BIT(56), true, GP0},
+		{1, 1, BIT(56), true, 0},              {1, 1, 0, false, GP0},
 		{1, 0x1000, 0, true, GP0},             {2, 0x1000, 0, true, GP0},
 		{2, 5, BIT(50), false, 0},             {3, 5, 0, false, 0},
 		{3, BIT(63), 0, true, GP0},            {4, 0, 0, true, GP0},
@@ -570,6 +570,7 @@ TEST(msrs_read_back_what_was_written)
 	}
 }
 
+/* For what the processor can have, not for the current paging mode. */
 TEST(msrs_that_hold_addresses_want_them_canonical)
 {
 	static const uint32_t holders[] = {MSR_FS_BASE,     MSR_GS_BASE, MSR_KERNEL_GS_BASE,
@@ -587,7 +588,8 @@ TEST(msrs_that_hold_addresses_want_them_canonical)
 	for (unsigned la57 = 0; la57 < 2; la57++) {
 		struct fixture *f = make_long();
 
-		f->cpu->canon_half = la57 ? BIT(56) : BIT(47);
+		CHECK_EQ(0, cpu_model_resolve(&f->model, la57 ? "max" : "max,-la57", NULL));
+		CHECK_EQ(BIT(47), f->cpu->canon_half);
 		for (unsigned i = 0; i < ARRAY_SIZE(holders); i++)
 			for (unsigned k = 0; k < ARRAY_SIZE(rows); k++)
 				CHECK_EQ(la57 ? rows[k].ok57 : rows[k].ok48,
@@ -754,7 +756,7 @@ TEST(fs_and_gs_bases_need_the_feature_switched_on)
 	CHECK_EQ(0x12345678, f->cpu->seg[X86_GS].base);
 	CHECK_EQ(0, exec_reg(f, exec_rdfsbase_32, 0, 4));
 	CHECK_EQ(0x12345678, *rax);
-	*rax = 0x0000800000000000;
+	*rax = 0x0100000000000000;
 	CHECK_EQ(GP0, exec_reg(f, exec_wrfsbase_64, 0, 8));
 	CHECK_EQ(0x00007fff12345678, f->cpu->seg[X86_FS].base);
 }
