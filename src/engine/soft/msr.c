@@ -1,9 +1,9 @@
 /* engine/soft/msr.c - model-specific registers: one table row each.
  *
  * A row says where the value is kept (`field`, an offset into struct cpu) or what computes it,
- * which bits must be zero, whether it holds an address (then it must be canonical: cpu_canonical_base)
- * and which CPUID feature it belongs to.  What is in no row is the machine's
- * (APIC, deadline timer, paravirtual clock); what the machine does not know either is #GP.
+ * which bits must be zero, whether it holds an address (cpu_canonical_base) and which CPUID feature
+ * it belongs to.  What is in no row is the machine's (APIC, deadline timer, paravirtual clock);
+ * what the machine does not know either is #GP.
  *
  * SDM 4 "Model-Specific Registers", AMD APM 2 "MSRs", and for AMD's C001_xxxx what the public
  * processor programming references say about the few that operating systems look at. */
