@@ -852,11 +852,12 @@ TEST(returns_with_32_bit_operands)
 	CHECK_EQ(t->rbx - 8, t->rsp); /* same ring: the other two slots stay */
 }
 
-/* What a return to an outer ring leaves in DS..GS: selectors of more privileged data become null.
- */
+/* What a return to an outer ring leaves in DS..GS: selectors of more privileged data become null,
+ * but the base that 64-bit code sees stays. */
 TEST(a_return_outward_drops_inner_segments)
 {
 	struct return_frame f = {(u64)landing, SEL_USER_CODE, 64, SEL_USER_DATA, 2};
+	const u64 base = 0x123456789000;
 	u16 ds, es, fs, gs;
 
 	gdt[N] = seg_desc(0, FLAT, TYPE_CODE | CONFORMING, 0, true, SEG_G | SEG_DB);
@@ -864,7 +865,10 @@ TEST(a_return_outward_drops_inner_segments)
 		     :
 		     : "r"(SEL_DATA), "r"(SEL_USER_DATA), "r"(SEL));
 	asm volatile("mov %0, %%gs" : : "r"(SEL_DATA));
+	wrmsr(0xc0000101, base);
 	CHECK_EQ(UD, observed(run(0, do_lretq, &f)).vector);
+	CHECK_EQ(base, rdmsr(0xc0000101));
+	wrmsr(0xc0000101, 0);
 	asm volatile("mov %%ds, %0; mov %%es, %1; mov %%fs, %2" : "=r"(ds), "=r"(es), "=r"(fs));
 	asm volatile("mov %%gs, %0" : "=r"(gs));
 	restore_segments();
@@ -1165,7 +1169,7 @@ static const struct sys_row {
 	{"LLDT of a TSS", false, SEL, 9, 0, true, 0, GP, SEL},
 	{"LLDT of code", false, SEL, 0x1b, 0, true, 0, GP, SEL},
 	{"LLDT not present", false, SEL, 2, 0, false, 0, NP, SEL},
-	{"LLDT base not canonical", false, SEL, 2, 0, true, 0xffff7fff, GP, SEL},
+	{"LLDT base not canonical", false, SEL, 2, 0, true, 0xfeffffff, GP, SEL},
 	{"LLDT second half has a type", false, SEL, 2, 0, true, 0x01ull << 40, GP, SEL},
 	{"LLDT", false, SEL, 2, 0, true, 0, NONE, 0},
 };

@@ -103,6 +103,8 @@ static void check_flat_32(void)
 	CHECK_EQ(0x11, state.cr0); /* PE, ET */
 	CHECK_EQ(0, state.cr4);
 	CHECK_EQ(0, state.efer);
+	CHECK_EQ(0, state.idtr.base); /* the vectors of real mode */
+	CHECK_EQ(0x3ff, state.idtr.limit);
 	CHECK_EQ(2, state.rflags);
 	CHECK_EQ(0xffffffff, state.seg[X86_CS].limit);
 	CHECK_EQ(0xc09b, state.seg[X86_CS].attr); /* G D, P S code read accessed */
