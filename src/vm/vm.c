@@ -152,11 +152,15 @@ static void on_nmi(void *opaque, unsigned cpu)
 	vcpu_wake(&vm->cpu[cpu]);
 }
 
+/* INIT sends the first CPU to the firmware, which begins anew; that is us. */
 static void on_init(void *opaque, unsigned cpu)
 {
 	struct vm *vm = opaque;
 
-	vcpu_request(&vm->cpu[cpu], VCPU_INIT);
+	if (cpu == 0)
+		vm_request_reset(vm);
+	else
+		vcpu_request(&vm->cpu[cpu], VCPU_INIT);
 }
 
 static void on_sipi(void *opaque, unsigned cpu, uint8_t vector)
