@@ -64,6 +64,41 @@ run_load() { # all CPUs busy for a while, each checking its own sums
 	echo "LOAD-SUMS $(cat /tmp/sum.* | sort -u | wc -l) of $(ls /tmp/sum.* | wc -l)"
 }
 
+run_devices() { # say what the guest sees of each device, and use each
+	load_modules
+	for d in /sys/block/vd*; do
+		echo "DISK $(basename "$d") $(cat "$d/size") ro=$(cat "$d/ro")"
+		dd if="/dev/$(basename "$d")" bs=512 count=1 2>/dev/null | sha256sum
+	done
+	echo "RNG $(cat /sys/class/misc/hw_random/rng_current) $(dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c)"
+	for n in 1 2 3; do echo "PORT $n says hello" >/dev/ttyS$n; done
+	echo "CONSOLE says hello" >/dev/hvc0
+	grep -h Name= /proc/bus/input/devices
+	sleep 1 # for the last port to empty
+	echo "DEVICES-DONE"
+}
+
+run_restart() { # twice through the machine: /dev/vda remembers that this is the second time
+	load_modules
+	if [ "$(dd if=/dev/vda bs=8 count=1 2>/dev/null)" = restart! ]; then
+		echo "RESTART-CAME-BACK"
+		return
+	fi
+	echo "RESTART-FIRST"
+	printf 'restart!' | dd of=/dev/vda conv=fsync 2>/dev/null
+	reboot -f
+}
+
+run_messages() { # the kernel's own list of what is not in order
+	dmesg -r | grep -E '^<[0-4]>' | sed 's/^/MESSAGE /'
+	echo "MESSAGES-DONE"
+}
+
+run_memory() {
+	sed -n 's/^MemTotal: */MEMORY /p' /proc/meminfo
+	grep 'System RAM' /proc/iomem
+}
+
 case $(word test) in
 disk) run_disk ;;
 net) run_net ;;
@@ -71,6 +106,10 @@ load) run_load ;;
 clock)
 	echo "CLOCKSOURCE $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 	;;
+devices) run_devices ;;
+restart) run_restart ;;
+messages) run_messages ;;
+memory) run_memory ;;
 shell) setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1' ;;
 reboot) reboot -f ;;
 crash) echo c >/proc/sysrq-trigger ;;
