@@ -41,7 +41,7 @@ load_segments:				# keeps ESP: all stacks are flat
 	ret
 
 # Every exception and interrupt; struct trap_frame in guest32.h.
-	.globl trap_stubs
+	.globl trap_stubs, trap_common
 	.balign 16
 trap_stubs:
 	.set vec, 0
