@@ -129,18 +129,14 @@ static void vcpu_signal(struct vcpu *v, bool init)
 	v->halted = false;
 }
 
-/* A triple fault resets a PC, and some systems restart that way: they take all gates out of their
- * IDT and fault.  Any other triple fault is a bug of the guest, which nobody wants to miss. */
+/* A triple fault resets a PC; here it ends the run, because nearly always it is a bug of the guest
+ * that nobody wants to miss. */
 static void vcpu_died(struct vcpu *v)
 {
 	struct x86_state s;
 	char text[4096];
 
 	v->vm->engine->cpu_get(v->ec, &s);
-	if (s.idtr.limit == 0) {
-		vm_request_reset(v->vm);
-		return;
-	}
 	x86_state_print(&s, text, sizeof(text));
 	fprintf(stderr, "cpu %u: triple fault, the guest is dead\n%s", v->index, text);
 	vm_end(v->vm, VM_END_DIED, 0);
