@@ -63,6 +63,7 @@ void trap_init(void)
 	idt_reset();
 	load_idt();
 	tss_reset();
+	asm volatile("lldt %w0" : : "r"(0)); /* a reset leaves one of 64 KiB at 0 */
 }
 
 void trap_set_handler(unsigned vector, void (*handler)(struct trap_frame *f))

@@ -74,6 +74,7 @@ void trap_init(void)
 	idt_reset(0);
 	load_idt();
 	load_tss();
+	asm volatile("lldt %w0" : : "r"(0)); /* a reset leaves one of 64 KiB at 0 */
 }
 
 void trap_set_handler(unsigned vector, void (*handler)(struct trap_frame *f))
