@@ -273,7 +273,7 @@ TEST(the_frame_of_a_step_has_tf_and_the_handler_has_not)
 /* --- data breakpoints --------------------------------------------------------------------------
  */
 enum { RW_EXEC, RW_WRITE, RW_IO, RW_DATA };
-static u8 watched[64] __attribute__((aligned(64)));
+static u8 watched[1024] __attribute__((aligned(64))); /* with room for the widest stores */
 
 static u64 dr7_bits(unsigned n, u8 rw, unsigned len)
 {
