@@ -1,8 +1,9 @@
 /* mem/mem.c - see mem.h.
  *
  * One memfd holds all RAM; ranges are its consecutive slices, in the order they were added, and the
- * whole file is mapped once.  The page records are a second, anonymous mapping with one struct
- * mem_page per memfd page; untouched parts of either cost the host nothing.
+ * whole file is mapped once, between two guards that nobody may touch: an engine that miscounted at
+ * either end would fault there and not reach other memory of ours.  The page records are a second,
+ * anonymous mapping with one struct mem_page per memfd page; untouched parts cost the host nothing.
  *
  * Writer and decoder (struct mem_page in mem.h) agree without a lock, like this:
  *
@@ -33,6 +34,8 @@
 #include <unistd.h>
 
 enum { MEM_MAX_RANGES = 16 };
+
+#define MEM_GUARD (2 * MiB) /* also what RAM is aligned to, for the host's huge pages */
 
 #define MEM_LINE_SHIFT 6 /* code_lines: one bit per 64 bytes */
 
@@ -80,18 +83,6 @@ static size_t page_records_len(uint64_t ram)
 	return ALIGN_UP(ram / PAGE_SIZE * sizeof(struct mem_page), PAGE_SIZE);
 }
 
-void mem_destroy(struct mem *m)
-{
-	if (!m)
-		return;
-	if (m->size) {
-		munmap(m->base, m->size);
-		munmap(m->pages, page_records_len(m->size));
-	}
-	close(m->fd);
-	free(m);
-}
-
 static int check_new_range(const struct mem *m, gpa_t gpa, uint64_t size, struct error *err)
 {
 	if ((gpa | size) & ~PAGE_MASK || !size || gpa + size < gpa || m->size + size < size ||
@@ -110,44 +101,99 @@ static int check_new_range(const struct mem *m, gpa_t gpa, uint64_t size, struct
 	return 0;
 }
 
-/* Grow (or first make) a mapping; a moved one keeps its contents. */
-static void *map_grow(void *old, size_t old_len, size_t new_len, int flags, int fd)
+/* The page records; a grown mapping that moved keeps its contents. */
+static int grow_records(struct mem *m, uint64_t new_size, struct error *err)
 {
-	if (old_len)
-		return mremap(old, old_len, new_len, MREMAP_MAYMOVE);
-	return mmap(NULL, new_len, PROT_READ | PROT_WRITE, flags, fd, 0);
+	size_t old_len = page_records_len(m->size), len = page_records_len(new_size);
+	void *p;
+
+	if (m->size)
+		p = mremap(m->pages, old_len, len, MREMAP_MAYMOVE);
+	else
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return err_errno(err, errno, "cannot map the guest memory page records");
+	m->pages = p;
+	return 0;
+}
+
+static void shrink_records(struct mem *m, uint64_t new_size)
+{
+	if (m->size)
+		m->pages =
+			mremap(m->pages, page_records_len(new_size), page_records_len(m->size), 0);
+	else
+		munmap(m->pages, page_records_len(new_size));
+}
+
+/* The file between its guards.  NULL and errno when there is no room. */
+static uint8_t *map_guarded(int fd, uint64_t size)
+{
+	uint64_t len = size + 3 * MEM_GUARD;
+	uint8_t *all =
+		mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *base = (uint8_t *)ALIGN_UP((uintptr_t)all + MEM_GUARD, MEM_GUARD);
+	uint64_t before = (uint64_t)(base - all) - MEM_GUARD;
+	int e;
+
+	if (all == MAP_FAILED)
+		return NULL;
+	if (before)
+		munmap(all, before);
+	munmap(base + size + MEM_GUARD, MEM_GUARD - before);
+	if (mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
+		 0) != MAP_FAILED)
+		return base;
+	e = errno;
+	munmap(base - MEM_GUARD, size + 2 * MEM_GUARD);
+	errno = e;
+	return NULL;
+}
+
+static void unmap_guarded(uint8_t *base, uint64_t size)
+{
+	munmap(base - MEM_GUARD, size + 2 * MEM_GUARD);
 }
 
 static int grow(struct mem *m, uint64_t new_size, struct error *err)
 {
-	void *base, *pages;
+	uint8_t *base;
+	int r;
 
 	if (ftruncate(m->fd, (off_t)new_size) < 0)
 		return err_errno(err, errno, "cannot reserve %llu MiB of guest memory",
 				 (unsigned long long)(new_size / MiB));
-	pages = map_grow(m->pages, page_records_len(m->size), page_records_len(new_size),
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-	if (pages == MAP_FAILED)
-		return err_errno(err, errno, "cannot map the guest memory page records");
-	m->pages = pages;
-	base = map_grow(m->base, m->size, new_size, MAP_SHARED | MAP_NORESERVE, m->fd);
-	if (base == MAP_FAILED) {
-		int e = errno;
-
-		if (m->size)
-			m->pages = mremap(pages, page_records_len(new_size),
-					  page_records_len(m->size), 0);
-		else
-			munmap(pages, page_records_len(new_size));
-		return err_errno(err, e, "cannot map %llu MiB of guest memory",
-				 (unsigned long long)(new_size / MiB));
+	r = grow_records(m, new_size, err);
+	if (r < 0)
+		return r;
+	base = map_guarded(m->fd, new_size);
+	if (!base) {
+		r = err_errno(err, errno, "cannot map %llu MiB of guest memory",
+			      (unsigned long long)(new_size / MiB));
+		shrink_records(m, new_size);
+		return r;
 	}
+	if (m->size)
+		unmap_guarded(m->base, m->size);
 	m->base = base;
 	m->size = new_size;
 	/* Hints: fewer host TLB misses; a core dump of ours is not a dump of the guest. */
 	madvise(m->base, m->size, MADV_HUGEPAGE);
 	madvise(m->base, m->size, MADV_DONTDUMP);
 	return 0;
+}
+
+void mem_destroy(struct mem *m)
+{
+	if (!m)
+		return;
+	if (m->size) {
+		unmap_guarded(m->base, m->size);
+		munmap(m->pages, page_records_len(m->size));
+	}
+	close(m->fd);
+	free(m);
 }
 
 int mem_add_ram(struct mem *m, gpa_t gpa, uint64_t size, struct error *err)

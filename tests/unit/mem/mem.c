@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 /* 64 KiB at 0 and 64 KiB at 1 MiB, a hole between. */
@@ -198,6 +199,38 @@ TEST(borrowed_bytes_end_with_their_range)
 	CHECK_EQ(0, mem_read(m, 0xfff0, &got, 1));
 	CHECK_EQ(9, got);
 	CHECK_EQ(0, mem_borrow(m, 0x10000, 1, &hva));
+	mem_destroy(m);
+}
+
+/* How a process that touches that byte ends. */
+static int touch(const volatile uint8_t *p)
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		_exit(*p == 0 ? 0 : 1);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid);
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+TEST(nothing_of_ours_lies_next_to_ram)
+{
+	struct mem *m;
+	const struct mem_range *r;
+
+	CHECK_EQ(0, mem_create(&m, NULL));
+	for (uint64_t gpa = 0; gpa < 3; gpa++) {
+		CHECK_EQ(0, mem_add_ram(m, gpa << 32, 0x3000, NULL));
+		mem_ram_ranges(m, &r);
+		CHECK_EQ(0, touch(r[0].hva));
+		CHECK_EQ(0, touch(r[gpa].hva + 0x2fff));
+		CHECK_EQ(SIGSEGV, touch(r[0].hva - 1));
+		CHECK_EQ(SIGSEGV, touch(r[gpa].hva + 0x3000));
+		CHECK_EQ(SIGSEGV, touch(r[gpa].hva + 0x3000 + MiB));
+	}
 	mem_destroy(m);
 }
 
