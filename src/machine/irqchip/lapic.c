@@ -1040,6 +1040,10 @@ static void lapic_state_timer(struct state *s, struct lapic *l)
 	state_bool(s, "timer_armed", &l->timer_armed);
 	state_check(s, !(l->timer_divide & ~0xBu), "APIC timer divider");
 	state_check(s, l->timer_deadline_ns <= INT64_MAX, "APIC timer out of range");
+	state_check(s,
+		    !l->timer_armed || l->timer_init ||
+			    TIMER_MODE(l->lvt[LVT_TIMER]) >= TIMER_DEADLINE,
+		    "APIC timer without a count");
 }
 
 static void lapic_state_loaded(struct lapic *l)
