@@ -410,11 +410,11 @@ static void return_set_accessed(struct cpu *cpu, struct desc *cs, struct return_
 		desc_set_accessed(cpu, &rs->desc);
 }
 
-/* AMD's processors read what another level's frame has before they check CS. */
-static void return_peek_stack(struct cpu *cpu, const struct far_stack *st, unsigned cpl,
-			      unsigned slot, unsigned release)
+/* AMD's processors read SS and SP of the frame before they check its CS. */
+static void return_peek_stack(struct cpu *cpu, const struct far_stack *st, unsigned slot,
+			      unsigned release)
 {
-	if (cpl == cpu->cpl || !cpu_model_is_amd(cpu->vm->model))
+	if (!cpu_model_is_amd(cpu->vm->model))
 		return;
 	stack_peek(cpu, st, slot + 1, release);
 	stack_peek(cpu, st, slot, release);
@@ -433,15 +433,23 @@ static void ret_real(struct cpu *cpu, const struct far_stack *st, unsigned relea
 
 static void ret_protected(struct cpu *cpu, const struct far_stack *st, unsigned release)
 {
-	uint64_t rip = stack_peek(cpu, st, 0, 0);
-	uint16_t sel = stack_peek(cpu, st, 1, 0);
-	unsigned cpl = SEL_RPL(sel);
-	bool outer = cpl > cpu->cpl;
 	struct return_stack rs;
 	struct landing l;
 	struct desc cs;
+	unsigned cpl;
+	uint16_t sel;
+	uint64_t rip;
+	bool outer;
 
-	return_peek_stack(cpu, st, cpl, 2, release);
+	if (cpu_model_is_amd(cpu->vm->model)) /* a page fault is that of CS, if both have one */
+		stack_peek(cpu, st, 1, 0);
+	rip = stack_peek(cpu, st, 0, 0);
+	sel = stack_peek(cpu, st, 1, 0);
+	cpl = SEL_RPL(sel);
+	outer = cpl > cpu->cpl;
+
+	if (cpl != cpu->cpl)
+		return_peek_stack(cpu, st, 2, release);
 	return_fetch_cs(cpu, sel, &cs);
 	if (outer) {
 		rs.sp = stack_peek(cpu, st, 2, release);
@@ -488,13 +496,20 @@ void exec_ret_far_I(struct cpu *cpu, const struct insn *in)
  */
 
 /* The flags of the frame.  They say what else is in it, but faults come in the order of the pops:
- * IP, CS, flags; on AMD's processors IP, flags, CS. */
+ * IP, CS, flags; on AMD's processors the other way round. */
 static uint64_t iret_flags(struct cpu *cpu, const struct far_stack *st)
 {
-	stack_peek(cpu, st, 0, 0);
-	if (!cpu_model_is_amd(cpu->vm->model))
+	uint64_t flags;
+
+	if (!cpu_model_is_amd(cpu->vm->model)) {
+		stack_peek(cpu, st, 0, 0);
 		stack_peek(cpu, st, 1, 0);
-	return stack_peek(cpu, st, 2, 0);
+		return stack_peek(cpu, st, 2, 0);
+	}
+	flags = stack_peek(cpu, st, 2, 0);
+	stack_peek(cpu, st, 1, 0);
+	stack_peek(cpu, st, 0, 0);
+	return flags;
 }
 
 /* Real mode, and virtual-8086 mode at IOPL 3 (where IOPL itself stays). */
@@ -591,13 +606,16 @@ static void iret_protected(struct cpu *cpu, const struct far_stack *st, uint64_t
 	struct landing l;
 	struct desc cs;
 
-	return_peek_stack(cpu, st, cpl, 3, 0);
+	if (takes_stack || cpl != cpu->cpl)
+		return_peek_stack(cpu, st, 3, 0);
 	return_fetch_cs(cpu, sel, &cs);
+	landing_fill(cpu, &l, &cs, rip, cpl);
+	if (cpu_model_is_amd(cpu->vm->model)) /* its processors check RIP before SS */
+		far_check_rip(cpu, &l.cs, rip, 0);
 	if (takes_stack) {
 		rs.sp = stack_peek(cpu, st, 3, 0);
 		return_fetch_ss(cpu, stack_peek(cpu, st, 4, 0), &cs, &rs.ss, &rs.desc);
 	}
-	landing_fill(cpu, &l, &cs, rip, cpl);
 	far_check_rip(cpu, &l.cs, rip, 0);
 	return_set_accessed(cpu, &cs, takes_stack ? &rs : NULL);
 

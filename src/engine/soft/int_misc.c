@@ -1,6 +1,7 @@
 /* engine/soft/int_misc.c - flag bits, decimal arithmetic, BOUND, random numbers, cache hints,
  * fences, NOP, PAUSE and UD. */
 #include "engine/soft/int.h"
+#include "engine/soft/seg.h"
 #include "engine/soft/vec.h"
 
 #include <sched.h>
@@ -216,9 +217,16 @@ RANDOM(64)
 /* --- caches and order --------------------------------------------------------------------------
  * Guest RAM is coherent: flushing means only the access check of a byte load. */
 
+/* Execute-only segments are allowed too (SDM 2A "CLFLUSH"). */
 static void flush_line(struct cpu *cpu, const struct insn *in)
 {
-	probe_read(cpu, insn_linear(cpu, in, 1, false), 1);
+	const struct cpu_seg *s = &cpu->seg[in->seg];
+	bool execute_only = cpu->mode != INSN_MODE_64 && (s->attr & 0x1a) == 0x18;
+	uint64_t ea = insn_ea(cpu, in);
+	gva_t lin = execute_only && seg_limit_allows(s, ea, 1) ? (uint32_t)(s->base + ea)
+							       : insn_linear(cpu, in, 1, false);
+
+	probe_read(cpu, lin, 1);
 }
 
 void exec_clflush(struct cpu *cpu, const struct insn *in)

@@ -564,8 +564,11 @@ static void check_fsgsbase(struct cpu *cpu)
 
 static void write_base(struct cpu *cpu, unsigned seg, uint64_t v)
 {
+	/* AMD's processors go by the width in use (seen on Zen 5). */
+	bool amd = cpu_model_is_amd(cpu->vm->model);
+
 	check_fsgsbase(cpu);
-	if (!cpu_canonical_base(cpu, v))
+	if (amd ? !cpu_canonical(cpu, v, 1) : !cpu_canonical_base(cpu, v))
 		fault_gp(cpu, 0);
 	cpu->seg[seg].base = v;
 }

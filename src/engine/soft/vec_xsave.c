@@ -117,12 +117,12 @@ static uint32_t fxsave_bytes(const struct cpu *cpu)
 	return legacy_end(cpu);
 }
 
-/* The last byte is touched first: so are page faults reported. */
-static gva_t fxsave_last(const struct cpu *cpu, gva_t lin)
+/* The operand's address before its segment is asked: misalignment comes first. */
+static gva_t unlimited_linear(struct cpu *cpu, const struct insn *in)
 {
-	gva_t last = lin + LEGACY_SIZE - 1;
-
-	return cpu->mode == INSN_MODE_64 ? last : (uint32_t)last;
+	if (cpu->mode == INSN_MODE_64)
+		return insn_linear(cpu, in, 1, false);
+	return (uint32_t)(cpu->seg[in->seg].base + insn_ea(cpu, in));
 }
 
 static gva_t fxsave_operand(struct cpu *cpu, const struct insn *in, bool write)
@@ -131,10 +131,11 @@ static gva_t fxsave_operand(struct cpu *cpu, const struct insn *in, bool write)
 
 	if (cpu->vec->deny[VEC_X87])
 		cpu_fault_plain(cpu, cpu->vec->deny[VEC_X87]);
-	lin = insn_linear(cpu, in, LEGACY_SIZE, write);
+	lin = insn_linear(cpu, in, LEGACY_SIZE, false); /* write permission comes last */
 	vec_check_ac(cpu, lin, 4);
 	if (lin & 15)
 		fault_gp(cpu, 0);
+	lin = insn_linear(cpu, in, LEGACY_SIZE, write);
 	if (write)
 		probe_write(cpu, vec_last(cpu, lin, LEGACY_SIZE), 1);
 	else
@@ -154,7 +155,6 @@ void exec_fxsave(struct cpu *cpu, const struct insn *in)
 	gva_t lin = fxsave_operand(cpu, in, true);
 	uint8_t *image = cpu->vec->bounce;
 
-	probe_write(cpu, fxsave_last(cpu, lin), 1);
 	probe_write(cpu, lin, LEGACY_SIZE);
 	vec_release(cpu);
 	legacy_image(cpu, image, is_wide(cpu, in));
@@ -166,7 +166,6 @@ void exec_fxrstor(struct cpu *cpu, const struct insn *in)
 	gva_t lin = fxsave_operand(cpu, in, false);
 	uint8_t *image = cpu->vec->bounce, *area = cpu->vec->area;
 
-	probe_read(cpu, fxsave_last(cpu, lin), 1);
 	ld_bytes(cpu, lin, image, LEGACY_SIZE);
 	if (VEC_AT(uint32_t, image, XS_MXCSR) & ~vec_mxcsr_mask(cpu))
 		fault_gp(cpu, 0);
@@ -229,11 +228,13 @@ static uint32_t image_end(const struct xop *x, uint64_t components)
 static void operand(struct cpu *cpu, const struct insn *in, struct xop *x, bool write)
 {
 	uint64_t all = x->compact ? x->compact : x->rfbm;
+	/* What XRSTOR reads of it is known when the header has been read. */
+	uint32_t size = write ? image_end(x, all) : XS_EXT;
 
 	x->wide = is_wide(cpu, in);
-	x->lin = insn_linear(cpu, in, image_end(x, all), write);
-	if (x->lin & 63)
+	if (unlimited_linear(cpu, in) & 63)
 		fault_gp(cpu, 0);
+	x->lin = insn_linear(cpu, in, size, write);
 }
 
 /* The legacy region piece by piece: what is not asked for keeps its bytes in memory. */
@@ -412,9 +413,11 @@ static void restore_component(struct cpu *cpu, unsigned i, bool load)
 static void restore(struct cpu *cpu, struct xop *x, uint64_t bv)
 {
 	uint64_t load = x->rfbm & bv, partly = 0;
-	uint32_t mxcsr;
+	uint32_t mxcsr, end;
 
-	probe_read(cpu, vec_last(cpu, x->lin, image_end(x, x->rfbm)), 1);
+	end = image_end(x, x->compact ? load : x->rfbm);
+	insn_linear(cpu, cpu->in, end, false);
+	probe_read(cpu, vec_last(cpu, x->lin, end), 1);
 	restore_read(cpu, x, load);
 	vec_release(cpu);
 	mxcsr = restored_mxcsr(cpu, x, bv);
