@@ -53,16 +53,15 @@ __attribute__((format(printf, 2, 3))) static void differ(unsigned what, const ch
 		diff.len = MIN(diff.len + (unsigned)n, (unsigned)sizeof(diff.text) - 1);
 }
 
-static void report_stack(const struct program *p)
+static void report_memory(const char *what, gva_t at)
 {
-	gva_t base = p->mode == INSN_MODE_64 ? 0 : truth_seg_of(p->start.sel[X86_SS])->base;
-	uint32_t v[8];
+	uint64_t v[5];
 
-	if (!memory_peek(base + p->start.gpr[X86_RSP], v, sizeof(v)))
+	if (!memory_peek(at, v, sizeof(v)))
 		return;
-	printf("#   stack");
+	printf("#   %s", what);
 	for (unsigned i = 0; i < ARRAY_SIZE(v); i++)
-		printf(" %08x", v[i]);
+		printf(" %016" PRIx64, v[i]);
 	printf("\n");
 }
 
@@ -87,6 +86,7 @@ static void report(unsigned id, const struct program *p)
 					      "rsi", "rdi", "r8",  "r9",  "r10", "r11",
 					      "r12", "r13", "r14", "r15"};
 	const struct native_state *s = &p->start;
+	gva_t stack = p->mode == INSN_MODE_64 ? 0 : truth_seg_of(s->sel[X86_SS])->base;
 
 	if (bad_of[id] >= MAX_REPORTS)
 		return;
@@ -99,7 +99,9 @@ static void report(unsigned id, const struct program *p)
 	printf(" es %#x cs %#x ss %#x ds %#x gs %#x gs_base %#" PRIx64 "\n%s", s->sel[X86_ES],
 	       s->sel[X86_CS], s->sel[X86_SS], s->sel[X86_DS], s->sel[X86_GS], s->gs_base,
 	       diff.text);
-	report_stack(p);
+	report_memory("operand", p->operand);
+	report_memory("XSAVE header", p->operand + 512);
+	report_memory("stack", stack + s->gpr[X86_RSP]);
 }
 
 /* --- comparing ----------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ static void compare_bytes(unsigned what, const char *name, const uint8_t *host, 
 
 		memcpy(&h, host + i, 8);
 		memcpy(&s, soft + i, 8);
-		if (h != s)
+		if (h != s && lines++ < 4)
 			differ(what,
 			       "#   %s, xsave byte %u: host %#" PRIx64 ", engine %#" PRIx64 "\n",
 			       name, i, h, s);
@@ -256,7 +258,7 @@ static bool run_program(unsigned id, const struct program *p)
 	if (!diff.what)
 		return true;
 	memory_sync();
-	if (known_difference(p, diff.what, &host, &soft, info.vector))
+	if (known_difference(p, diff.what, &host, &soft, &info))
 		return true;
 	report(id, p);
 	return false;

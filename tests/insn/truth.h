@@ -48,7 +48,8 @@ struct program {
 	uint8_t code[CODE_MAX];
 	gva_t at; /* linear address of the code */
 	struct native_state start;
-	bool tf; /* starts single-stepping */
+	gva_t operand; /* linear address of the subject's memory operand */
+	bool tf;       /* starts single-stepping */
 };
 
 _Noreturn void die(const char *what);
@@ -101,5 +102,5 @@ enum {
 };
 /* Is a difference in no more than `what` to be expected?  Counts it. */
 bool known_difference(const struct program *p, unsigned what, const struct native_state *host,
-		      const struct x86_state *soft, int soft_vector);
+		      const struct x86_state *soft, const struct engine_exit_info *info);
 void known_print(void);

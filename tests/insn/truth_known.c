@@ -14,6 +14,7 @@ struct outcome {
 	const struct native_state *host;
 	const struct x86_state *soft;
 	int soft_vector;
+	uint64_t soft_cr2;
 };
 
 static bool faulted(const struct outcome *o)
@@ -34,6 +35,22 @@ static bool is_kmov_of_esp(const struct outcome *o)
 
 	return o->p->mode != INSN_MODE_64 && o->in->flags & INSN_REXW && (o->in->modrm & 7) == 4 &&
 	       !(ss->attr & X86_SEG_DB);
+}
+
+/* Some component was in its initial state; whether it counts as in use is the processor's choice
+ * (SDM 1 "Determination of Whether an XSAVE-Managed State Component Is in Use"). */
+static bool is_part_initial(const struct outcome *o)
+{
+	uint64_t bv;
+
+	memcpy(&bv, o->p->start.xsave + 512, 8);
+	return bv != truth_xcr0;
+}
+
+/* FXSAVE over a page edge: which page is reported. */
+static bool is_split(const struct outcome *o)
+{
+	return o->host->vector == X86_EXC_PF && o->host->cr2 >> 12 != o->soft_cr2 >> 12;
 }
 
 /* Single steps may come between the elements of a gather or scatter (SDM 2 "VPGATHERDD"). */
@@ -65,6 +82,8 @@ static struct {
 	{"popa", DIFF_GPR, faulted, "so for the registers it has loaded", 0},
 	{"popad", DIFF_GPR, faulted, "so for the registers it has loaded", 0},
 	{"kmovd", DIFF_VECTOR, is_kmov_of_esp, "upper half of RSP with a 16-bit stack", 0},
+	{"xsave*", DIFF_MEMORY, is_part_initial, "components in their initial state", 0},
+	{"fxsave*", DIFF_CR2 | DIFF_ERROR, is_split, "which page of two is reported", 0},
 	{"vgather*", ~0u, is_stepped, "single steps between elements", 0},
 	{"vpgather*", ~0u, is_stepped, "single steps between elements", 0},
 	{"vscatter*", ~0u, is_stepped, "single steps between elements", 0},
@@ -83,9 +102,9 @@ static bool matches(const char *pattern, const struct insn *in)
 }
 
 bool known_difference(const struct program *p, unsigned what, const struct native_state *host,
-		      const struct x86_state *soft, int soft_vector)
+		      const struct x86_state *soft, const struct engine_exit_info *info)
 {
-	struct outcome o = {NULL, p, host, soft, soft_vector};
+	struct outcome o = {NULL, p, host, soft, info->vector, info->cr2};
 
 	for (unsigned i = 0; i < p->nr; i++)
 		for (size_t k = 0; k < ARRAY_SIZE(known); k++) {

@@ -537,6 +537,7 @@ static bool aim(struct program *p, struct insn *in, unsigned code_off)
 	}
 	if (row->special == SPECIAL_XSAVE || row->special == SPECIAL_FXSAVE)
 		at &= gen_one_in(8) ? ~0ull : ~63ull;
+	p->operand = at;
 	if (row->attrs & ROW_BITSTRING) { /* keep the bit offset near */
 		if (!is_cpu_gpr(in->reg) || in->reg == in->base || in->reg == in->index)
 			return false;
