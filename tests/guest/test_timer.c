@@ -251,7 +251,6 @@ TEST(an_hpet_comparator_interrupts_once)
 
 TEST(an_hpet_timer_can_be_periodic)
 {
-	u64 t0;
 	int pin;
 
 	if (!find_hpet() || !CHECK((pin = hpet_pin(0)) >= 0))
@@ -268,11 +267,10 @@ TEST(an_hpet_timer_can_be_periodic)
 	hpet_write(HPET_T0_COMPARE, hpet_hz() / 200); /* first at 5 ms */
 	hpet_write(HPET_T0_COMPARE, hpet_hz() / 200); /* then each 5 ms */
 	hpet_write(HPET_CONFIG, 1);
-	t0 = read_hpet();
 	asm volatile("sti");
 	CHECK(WAIT_FOR(ticks >= 8));
 	asm volatile("cli");
-	CHECK(read_hpet() - t0 >= hpet_hz() / 200 * 7);
+	CHECK(read_hpet() >= hpet_hz() / 200 * 8);
 	hpet_write(HPET_T0, 0);
 	ioapic_route(pin, 0, LVT_MASKED);
 }
@@ -348,13 +346,15 @@ TEST(the_pit_reads_back_its_mode_and_count)
 TEST(pit_channel_2_ends_its_count)
 {
 	u64 t0, spent;
+	bool ended;
 
 	outb(0x61, (inb(0x61) & ~2) | 1);
 	outb(0x43, 0xb0); /* mode 0 */
 	outb(0x42, 59659 & 0xff);
-	outb(0x42, 59659 >> 8); /* 50 ms */
 	t0 = rdtsc();
-	CHECK_EQ(0, inb(0x61) & 0x20);
+	outb(0x42, 59659 >> 8); /* 50 ms */
+	ended = inb(0x61) & 0x20;
+	CHECK(!ended || (rdtsc() - t0) / (tsc_hz / 1000) > 40);
 	CHECK(WAIT_FOR(inb(0x61) & 0x20));
 	spent = (rdtsc() - t0) / (tsc_hz / 1000000);
 	CHECK_ROW(guest_name("%lu us", spent), true, spent > 40000);
@@ -433,21 +433,24 @@ TEST(the_rtc_periodic_flag_goes_at_its_rate)
 	t1 = rdtsc();
 	hz = 64 * tsc_hz / (t1 - t0);
 	/* polled: ticks may be missed, so only too fast is wrong */
-	CHECK_ROW(guest_name("%lu Hz", hz), true, hz < 1024 + 1024 / 5 && hz > 64);
+	CHECK_ROW(guest_name("%lu Hz", hz), true, hz < 1024 + 1024 / 5 && hz > 2);
 }
 
+/* The longest of a few seconds: seen late, one looks short. */
 TEST(the_rtc_seconds_go_on)
 {
-	u8 second = cmos(0);
-	u64 t0, spent;
+	u64 longest = 0;
 
-	if (!CHECK(WAIT_FOR(cmos(0) != second)))
-		return;
-	second = cmos(0);
-	t0 = rdtsc();
-	CHECK(WAIT_FOR(cmos(0) != second));
-	spent = (rdtsc() - t0) / (tsc_hz / 1000);
-	CHECK_ROW(guest_name("%lu ms", spent), true, spent > 800);
+	for (unsigned i = 0; i < 4 && longest <= 800; i++) {
+		u8 second = cmos(0);
+		u64 t0 = rdtsc(), spent;
+
+		if (!CHECK(WAIT_FOR(cmos(0) != second)))
+			return;
+		spent = (rdtsc() - t0) / (tsc_hz / 1000);
+		longest = spent > longest ? spent : longest;
+	}
+	CHECK_ROW(guest_name("%lu ms", longest), true, longest > 800);
 }
 
 TEST(the_rtc_periodic_interrupt_arrives)
