@@ -15,7 +15,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/trivisor
 port=${DEMO_PORT:-8731}
 packages=systemd-sysv,udev,dbus,kmod,iproute2,netbase,login,passwd,wget,curl,procps,less
 packages=$packages,linux-image-amd64,initramfs-tools,zstd
-key=$(cat "$here"/scripts/demo/* "$0" | sha256sum | cut -c1-12)
+key=$({ cat "$here"/scripts/demo/* && echo "$packages"; } | sha256sum | cut -c1-12)
 image=$cache/demo-$key
 say() { printf '\033[1mdemo:\033[0m %s\n' "$*" >&2; }
 work=
