@@ -318,7 +318,10 @@ TEST(a_far_return_releases_parameters_on_both_stacks)
 	for (unsigned params = 0; params <= 31; params++) {
 		use_ring_1(true);
 		gate_release = params * 4;
-		asm volatile("cpuid" : : "a"(0) : "ebx", "ecx", "edx", "memory");
+		asm volatile("cpuid" /* that was code */
+			     :
+			     : "a"(0)
+			     : "ebx", "ecx", "edx", "memory");
 		set_gate(SEL2, (u32)gate_lret, 12, params, 3);
 		CHECK_EQ(NONE, run(true, call_gate, 0));
 		CHECK_ROW(guest_name("%u parameters", params), user_esp - 160 + params * 4,

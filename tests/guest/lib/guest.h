@@ -2,8 +2,9 @@
  *
  * A guest is a set of TEST(name) functions.  It prints TAP on the debug port 0xE9 and ends by the
  * exit port 0xF4 (0 = all fine), so the same image runs under any engine and under other
- * hypervisors with an isa-debug-exit device.  Code runs in ring 0, 64-bit, memory identity-mapped;
- * there is no library. */
+ * hypervisors with an isa-debug-exit device.  Code runs in ring 0, in 64-bit mode with memory
+ * identity-mapped (guest64.h) or in 32-bit mode without paging (guest32.h); there is no library.
+ * Where makers of CPUs differ, a row says so and asks cpu_is_amd(). */
 #pragma once
 
 #include <stdbool.h>
