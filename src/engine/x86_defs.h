@@ -154,6 +154,6 @@ enum {
 };
 
 /* IA32_MISC_ENABLE (SDM 4). */
-#define MISC_ENABLE_MWAIT	BIT(18)
+#define MISC_ENABLE_MWAIT       BIT(18)
 #define MISC_ENABLE_LIMIT_CPUID BIT(22)
-#define MISC_ENABLE_NO_XD	BIT(34)
+#define MISC_ENABLE_NO_XD       BIT(34)

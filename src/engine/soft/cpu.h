@@ -275,7 +275,7 @@ uint64_t cpu_read_tsc(const struct cpu *cpu); /* any thread */
 void exc_deliver(struct cpu *cpu, const struct cpu_fault_info *f);
 void exc_interrupt(struct cpu *cpu, uint8_t vector); /* external; clears halted */
 void exc_nmi(struct cpu *cpu);
-void cpu_nmi_unmask(struct cpu *cpu); /* IRET */
+void cpu_nmi_unmask(struct cpu *cpu);                          /* IRET */
 void exc_soft_int(struct cpu *cpu, uint8_t vector, bool int1); /* INT n, INT3, INTO; ICEBP */
 
 /* seg.c */

@@ -188,7 +188,8 @@ static void vclock_manual_move_to(struct vclock *c, uint64_t mono_ns)
 {
 	uint64_t was = atomic_load(&c->manual_ns);
 
-	if ((int64_t)(mono_ns - was) <= 0) /* a moment before the clock's start is a wrapped number */
+	if ((int64_t)(mono_ns - was) <=
+	    0) /* a moment before the clock's start is a wrapped number */
 		return;
 	atomic_fetch_add(&c->manual_real_ns, mono_ns - was);
 	atomic_store(&c->manual_ns, mono_ns);
