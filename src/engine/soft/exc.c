@@ -125,7 +125,7 @@ static void probe_write_as(struct cpu *cpu, unsigned cpl, gva_t lin, unsigned si
 	if (tlb_hit(tlb_slot(t->wr, lin), lin, size))
 		return;
 	mmu_translate(cpu, &a);
-	a.lin = lin + size - 1;
+	a.lin = (lin + size - 1) & PAGE_MASK;
 	if ((a.lin ^ lin) & PAGE_MASK)
 		mmu_translate(cpu, &a);
 }

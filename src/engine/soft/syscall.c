@@ -153,9 +153,9 @@ void exec_sysexit(struct cpu *cpu, const struct insn *in)
 	uint64_t rsp = cpu->gpr[X86_RCX], rip = cpu->gpr[X86_RDX];
 	bool to64 = in->opsize == 8;
 
-	check_sysenter(cpu);
-	if (cpu->v86 || cpu->cpl)
+	if (cpu->v86 || cpu->cpl) /* first, as AMD processors do it */
 		fault_gp(cpu, 0);
+	check_sysenter(cpu);
 	if (to64 && (!cpu_canonical(cpu, rsp, 1) || !cpu_canonical(cpu, rip, 1)))
 		fault_gp(cpu, 0);
 	cpu->gpr[X86_RSP] = to64 ? rsp : (uint32_t)rsp;
