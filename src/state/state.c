@@ -52,7 +52,7 @@ void state_u64(struct state *s, const char *name, uint64_t *v)
 
 void state_bool(struct state *s, const char *name, bool *v)
 {
-	uint8_t byte = *v;
+	uint8_t byte = s->loading ? 0 : *v; /* what is loaded over may be anything */
 
 	state_u8(s, name, &byte);
 	if (!state_loading(s))
