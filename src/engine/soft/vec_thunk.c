@@ -120,8 +120,11 @@ static void raw_parse(struct raw *r, const struct cpu *cpu, const struct insn *i
 	r->imm = r->op + 1;
 	r->end = in->len;
 	r->modrm = has_modrm(in);
-	if (r->modrm)
-		r->imm += 1 + memory_bytes(in, in->bytes[r->op + 1], in->bytes[r->op + 2]);
+	if (r->modrm) {
+		uint8_t sib = r->op + 2 < in->len ? in->bytes[r->op + 2] : 0;
+
+		r->imm += 1 + memory_bytes(in, in->bytes[r->op + 1], sib);
+	}
 }
 
 /* --- writing the host's -------------------------------------------------------------------------
