@@ -127,10 +127,19 @@ static void setup_code(struct setup *in, const void *code, unsigned len)
 static struct setup in;
 static struct outcome host, soft;
 
+/* When the host's kernel takes the CPU away in the middle, components of XSAVE's image that hold
+ * their initial values are no longer in use when it gives it back, and AMD's x87 pointers are gone.
+ * A difference that is ours comes every time. */
 static bool agree(struct guest *g)
 {
-	native_run(&in, &host);
-	guest_run(g, &in, &soft);
+	enum { ATTEMPTS = 4 };
+
+	for (int i = 0; i < ATTEMPTS; i++) {
+		native_run(&in, &host);
+		guest_run(g, &in, &soft);
+		if (outcomes_same(&host, &soft))
+			return true;
+	}
 	return outcomes_agree(&in, &host, &soft);
 }
 

@@ -334,6 +334,14 @@ static inline void print_code(const struct setup *in)
 	printf("\n");
 }
 
+static inline bool outcomes_same(const struct outcome *host, const struct outcome *soft)
+{
+	return host->vector == soft->vector && host->rip == soft->rip && host->cr2 == soft->cr2 &&
+	       !memcmp(host->gpr, soft->gpr, sizeof(host->gpr)) && host->flags == soft->flags &&
+	       !memcmp(host->xsave, soft->xsave, X86_XSAVE_MAX) &&
+	       !memcmp(host->data, soft->data, DATA_SIZE);
+}
+
 /* True when both agree; else says where they do not. */
 static inline bool outcomes_agree(const struct setup *in, const struct outcome *host,
 				  const struct outcome *soft)
