@@ -18,20 +18,53 @@ enum {
 	BLK_READONLY = 1 << 0,
 	BLK_NO_LOCK = 1 << 1, /* do not take the image lock (tests, forensic reads) */
 	BLK_NO_POOL = 1 << 2, /* no threads: for tools and inner layers, which never blk_submit */
+	/* The bytes of a file, for the format that lives in them: its exact size, no rounding to
+	 * sectors; writes behind the end extend it. */
+	BLK_FILE = 1 << 3,
+	BLK_NO_BACKING = 1 << 4, /* this layer alone: what it does not hold reads as zeroes */
+	BLK_CHECKING = 1 << 5,   /* for blk_check: open also what is marked dirty or corrupt */
+	BLK_RECOVER = 1 << 6,    /* read what can be read of a damaged image; warns, read-only */
 };
 
 struct blk_info {
 	const char *format;
 	uint64_t size;       /* virtual size, bytes */
 	uint32_t block_size; /* logical sector, 512 or 4096 */
+	uint32_t cluster;    /* unit of allocation (cluster, grain, block), bytes; 0: none */
 	bool readonly, can_discard, can_zero;
+	bool encrypted, dirty, corrupt; /* as the image says of itself */
 };
 
-/* format: "raw", ... ; NULL or "auto" probes, which is refused for a writable disk. */
+/* --- opening --------------------------------------------------------------------------------- */
+
+/* More about how to open.  Borrowed during the call; children inherit it. */
+struct blk_open_opts {
+	/* Where files an image names (backing file, data file, extent, parent) may lie, besides the
+	 * directory of the image itself and below.  "/" allows all. */
+	const char *const *allow_ref;
+	unsigned nr_allow_ref;
+	/* The passphrase of an encrypted image: its length, or -errno.  NULL: there is none. */
+	int (*secret)(void *opaque, const char *path, char *buf, size_t cap);
+	void *opaque;
+	const char *snapshot; /* show this internal snapshot (id or name); read-only */
+};
+
+/* format: "raw", "qcow2", ...; NULL or "auto" probes, which is refused for a writable disk.  path:
+ * a file, a device, or a source with a scheme ("nbd://", "https://", "ova:FILE!MEMBER"; sources.c).
+ * opts may be NULL. */
 int blk_open(struct blk **out, const char *path, const char *format, unsigned flags,
 	     struct error *err);
+int blk_open_with(struct blk **out, const char *path, const char *format, unsigned flags,
+		  const struct blk_open_opts *opts, struct error *err);
 void blk_close(struct blk *b); /* flushes first; NULL is fine */
 const struct blk_info *blk_info(const struct blk *b);
+const char *blk_path(const struct blk *b);    /* as opened */
+struct blk *blk_backing(const struct blk *b); /* borrowed; NULL at the end of the chain */
+
+/* The format a file seems to have, by its content: for people, never for a guest's disk. */
+int blk_probe(const char *path, const char **format, struct error *err);
+
+/* --- data ------------------------------------------------------------------------------------ */
 
 int blk_read(struct blk *b, void *buf, size_t len, uint64_t off);
 int blk_write(struct blk *b, const void *buf, size_t len, uint64_t off);
@@ -45,9 +78,32 @@ int blk_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap);
 enum blk_extent { BLK_EXT_DATA, BLK_EXT_ZERO, BLK_EXT_HOLE };
 int blk_extent(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what);
 
+/* The same with where it is.  what == BLK_EXT_HOLE with .host NULL and depth at the last layer:
+ * nobody holds it, it reads as zeroes. */
+struct blk_map {
+	uint64_t len; /* in: how far to look; out: the run that shares one answer */
+	enum blk_extent what;
+	bool compressed;
+	unsigned depth;    /* 0: this image; 1: its backing file; ... */
+	struct blk *host;  /* the file the bytes lie in as they are (borrowed), or NULL */
+	uint64_t host_off; /* there */
+};
+int blk_map(struct blk *b, uint64_t off, struct blk_map *m);
+
 /* Change the virtual size, with nothing else in flight; new bytes read as zeroes.  -ENOTSUP when
  * the format cannot. */
 int blk_resize(struct blk *b, uint64_t size);
+
+/* Compressed clusters, for images made in one go.  blk_pack makes one from cluster bytes (the last
+ * one of a disk may be shorter): 0 and *out_len <= cap, or -E2BIG when it does not get smaller.
+ * Any number of threads.  blk_write_packed places it; where blk_packs_in_order(), ascending only.
+ * A cluster is written once. */
+bool blk_can_pack(const struct blk *b);
+bool blk_packs_in_order(const struct blk *b);
+size_t blk_pack_bound(const struct blk *b); /* a cap that always suffices */
+int blk_pack(struct blk *b, const void *data, size_t len, void *out, size_t cap, size_t *out_len);
+int blk_write_packed(struct blk *b, const void *packed, size_t packed_len, size_t len,
+		     uint64_t off);
 
 /* Asynchronous requests on a small pool of threads, for devices.  done() runs on a pool thread;
  * it may submit, and owns r again.  Requests in flight together complete in any order.  blk_drain

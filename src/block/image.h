@@ -1,0 +1,123 @@
+/* block/image.h - what people do to disk images beyond reading and writing them.
+ *
+ * For tools (`hv disk`, import, snapshots); a device needs blk.h alone.  Each call works on an
+ * image that nothing else uses meanwhile unless it says otherwise.  Returns 0 or a negative errno
+ * with the sentence in *err; -ENOTSUP when the format has no such thing. */
+#pragma once
+
+#include "block/blk.h"
+
+/* --- making one -------------------------------------------------------------------------------
+ */
+
+struct blk_kv {
+	const char *key, *value;
+};
+
+/* An option of a format: for checking, for help (`-o help`), for the manual. */
+struct blk_option {
+	const char *key;    /* as qemu-img names it */
+	const char *value;  /* what it takes: "SIZE", "on|off", "zlib|zstd" */
+	const char *preset; /* without it; NULL: nothing */
+	const char *help;
+};
+
+struct blk_create {
+	const char *path;
+	uint64_t size; /* may be 0 with a backing file: that one's */
+	bool size_from_backing;
+	const char *backing, *backing_format; /* as they are to stand in the image; or NULL */
+	const struct blk_kv *opt;
+	unsigned nr_opts;
+	bool overwrite;     /* else an existing file is an error */
+	const char *secret; /* passphrase of an encrypted image, or NULL */
+	size_t secret_len;
+	const struct blk_open_opts *open; /* for looking at the backing file */
+};
+
+/* Checks the options against the format's table first.  Nothing is left behind on failure. */
+int blk_create(const char *format, const struct blk_create *c, struct error *err);
+const struct blk_option *blk_create_options(const char *format); /* ends with key NULL; or NULL */
+
+/* --- telling about it -------------------------------------------------------------------------
+ */
+
+/* Takes what an image tells of itself, as a tree; one call per fact, in order. */
+struct blk_sink {
+	void (*text)(struct blk_sink *s, const char *key, const char *value);
+	void (*number)(struct blk_sink *s, const char *key, uint64_t value);
+	void (*flag)(struct blk_sink *s, const char *key, bool value);
+	void (*begin)(struct blk_sink *s, const char *key, bool list); /* key NULL inside a list */
+	void (*end)(struct blk_sink *s);
+};
+void blk_details(struct blk *b, struct blk_sink *s);
+
+/* --- checking ---------------------------------------------------------------------------------
+ */
+
+enum { BLK_FIX_LEAKS = 1, BLK_FIX_ERRORS = 2 };
+
+struct blk_check {
+	unsigned fix; /* in: BLK_FIX_* */
+	/* In: told each finding, one line without newline; may be NULL. */
+	void (*say)(void *opaque, const char *text);
+	void *opaque;
+
+	uint64_t corruptions, leaks;             /* found and still there */
+	uint64_t corruptions_fixed, leaks_fixed; /* found and mended */
+	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	uint64_t image_end; /* first byte behind everything in use */
+};
+/* b was opened with BLK_CHECKING.  0 also when things are wrong: the counts tell. */
+int blk_check(struct blk *b, struct blk_check *c, struct error *err);
+
+/* --- snapshots inside an image ----------------------------------------------------------------
+ */
+
+struct blk_snapshot {
+	char id[32], name[256];
+	uint64_t vm_state_size;
+	uint64_t date_s; /* since 1970 */
+	uint32_t date_ns;
+	uint64_t vm_clock_ns;
+	uint64_t disk_size;
+};
+int blk_snapshot_list(struct blk *b, struct blk_snapshot **list, unsigned *n, struct error *err);
+int blk_snapshot_create(struct blk *b, const char *name, struct error *err);
+int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct error *err);
+int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct error *err);
+
+/* --- dirty bitmaps inside an image ------------------------------------------------------------
+ */
+
+struct blk_bitmap {
+	char name[1024];
+	uint64_t granularity, dirty_bytes;
+	bool recording, in_use;
+};
+int blk_bitmap_list(struct blk *b, struct blk_bitmap **list, unsigned *n, struct error *err);
+int blk_bitmap_add(struct blk *b, const char *name, uint64_t granularity, struct error *err);
+int blk_bitmap_remove(struct blk *b, const char *name, struct error *err);
+int blk_bitmap_clear(struct blk *b, const char *name, struct error *err);
+int blk_bitmap_record(struct blk *b, const char *name, bool on, struct error *err);
+int blk_bitmap_merge(struct blk *b, const char *into, const char *from, struct error *err);
+/* *dirty: whether [off, off+*len) is; shortens *len to the run that shares the answer. */
+int blk_bitmap_query(struct blk *b, const char *name, uint64_t off, uint64_t *len, bool *dirty,
+		     struct error *err);
+
+/* --- chains -----------------------------------------------------------------------------------
+ */
+
+/* Name another backing file (NULL: none) in the image, without looking at either's content. */
+int blk_change_backing(struct blk *b, const char *backing, const char *format, struct error *err);
+/* Forget all data of this layer: afterwards everything comes from the backing file. */
+int blk_make_empty(struct blk *b, struct error *err);
+/* Change options of an existing image (qemu-img amend). */
+int blk_amend(struct blk *b, const struct blk_kv *opt, unsigned n, struct error *err);
+/* The bytes an image of this format would need: for all its space, and for the data there is. */
+struct blk_measure {
+	uint64_t size, data; /* in: virtual size, bytes that are not zero, in whole clusters */
+	uint64_t required, fully_allocated;
+};
+int blk_measure(const char *format, const struct blk_kv *opt, unsigned n, struct blk_measure *m,
+		struct error *err);
