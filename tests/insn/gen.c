@@ -43,7 +43,6 @@ static const struct {
 	{"rdpmc", "the host's counters"},
 	{"rdrand", "random"},
 	{"rdseed", "random"},
-	{"rdpid", "TSC_AUX is the host kernel's"},
 	{"rdpkru", "CR4.PKE is the host kernel's"},
 	{"wrpkru", "takes this program's own memory away"},
 	{"xgetbv", "XCR0 is the host kernel's"},

@@ -13,6 +13,7 @@
 #include "gen.h"
 
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -80,7 +81,7 @@ static void report_code(const struct program *p)
 	}
 }
 
-static void report(unsigned id, const struct program *p)
+static void report(const struct program *p)
 {
 	static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp",
 					      "rsi", "rdi", "r8",  "r9",  "r10", "r11",
@@ -88,8 +89,6 @@ static void report(unsigned id, const struct program *p)
 	const struct native_state *s = &p->start;
 	gva_t stack = p->mode == INSN_MODE_64 ? 0 : truth_seg_of(s->sel[X86_SS])->base;
 
-	if (bad_of[id] >= MAX_REPORTS)
-		return;
 	report_code(p);
 	printf("#   start");
 	for (unsigned i = 0; i < 16; i++)
@@ -229,7 +228,8 @@ static const struct program *running;
 
 static void on_hang(int sig)
 {
-	report_code(running);
+	diff.text[0] = 0;
+	report(running);
 	die("the host or the engine hangs in this code");
 }
 
@@ -260,7 +260,8 @@ static bool run_program(unsigned id, const struct program *p)
 	memory_sync();
 	if (known_difference(p, diff.what, &host, &soft, &info))
 		return true;
-	report(id, p);
+	if (bad_of[id] < MAX_REPORTS)
+		report(p);
 	return false;
 }
 
@@ -419,6 +420,16 @@ static void list(unsigned long cases)
 	printf("\n%u rows tested, %u not\n", nr[0], nr[1]);
 }
 
+/* LSL and RDPID tell which CPU this is: stay on it. */
+static void stay_here(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
 int main(int argc, char **argv)
 {
 	const struct sigaction hang = {.sa_handler = on_hang, .sa_flags = SA_ONSTACK};
@@ -437,6 +448,7 @@ int main(int argc, char **argv)
 	printf("1..0 # SKIP not under an address sanitizer\n");
 	return 0;
 #endif
+	stay_here();
 	native_init();
 	sigaction(SIGALRM, &hang, NULL);
 	engine_create();

@@ -28,8 +28,8 @@ enum { DATA_PAGES = 11, RO_PAGE = 4, MAX_INSNS = 6, CODE_MAX = 96 };
 #define DATA_GVA 0x10000000ull
 #define CODE_GVA 0x20000000ull
 
-/* Selectors of Linux: GDT entries 4 to 6. */
-enum { SEL_CODE32 = 0x23, SEL_DATA = 0x2b, SEL_CODE64 = 0x33 };
+/* Selectors of Linux: GDT entries 4 to 6, and 15. */
+enum { SEL_CODE32 = 0x23, SEL_DATA = 0x2b, SEL_CODE64 = 0x33, SEL_CPU = 0x7b };
 
 struct truth_seg {
 	uint16_t selector;

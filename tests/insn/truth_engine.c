@@ -103,6 +103,7 @@ static void init_state(struct x86_state *s)
 		s->cr4 |= CR4_FSGSBASE;
 	s->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	s->xcr0 = truth_xcr0;
+	s->tsc_aux = truth_seg_of(SEL_CPU)->limit; /* as Linux has it, for RDPID */
 	s->dr7 = 0x400;
 	s->dr6 = 0xffff0ff0;
 	s->gdtr = memory_gdt();

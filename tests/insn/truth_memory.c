@@ -50,7 +50,7 @@ const struct truth_seg truth_segs[] = {
 const unsigned truth_nr_segs = ARRAY_SIZE(truth_segs);
 
 /* Linux's, as user code can see them; the kernel's own cannot be told from one another. */
-static const struct truth_seg gdt_segs[] = {
+static struct truth_seg gdt_segs[] = {
 	{0x08, 0, ~0u, 0xb | X86_SEG_S | X86_SEG_P | X86_SEG_DB | X86_SEG_G},
 	{0x10, 0, ~0u, 0xb | X86_SEG_S | X86_SEG_P | X86_SEG_L | X86_SEG_G},
 	{0x18, 0, ~0u, 3 | X86_SEG_S | X86_SEG_P | X86_SEG_DB | X86_SEG_G},
@@ -58,6 +58,7 @@ static const struct truth_seg gdt_segs[] = {
 	{SEL_DATA, 0, ~0u, DATA_ATTR | X86_SEG_DB | X86_SEG_G},
 	{SEL_CODE64, 0, ~0u, CODE_ATTR | X86_SEG_L | X86_SEG_G},
 	{0x40, 0, 0x67, 0xb | X86_SEG_P},
+	{SEL_CPU, 0, 0, 5 | X86_SEG_S | 3 << 5 | X86_SEG_P | X86_SEG_DB},
 };
 
 const struct truth_seg *truth_seg_of(uint16_t selector)
@@ -79,8 +80,18 @@ static uint64_t descriptor(const struct truth_seg *s)
 	       (limit >> 16) << 48 | (uint64_t)(s->attr >> 12) << 52 | (base >> 24) << 56;
 }
 
+/* Linux: the number of the CPU is the limit of a segment. */
+static uint32_t limit_of(uint16_t selector)
+{
+	uint32_t limit = 0;
+
+	asm("lsl %1, %0" : "+r"(limit) : "r"((uint32_t)selector));
+	return limit;
+}
+
 static void put_descriptors(void)
 {
+	gdt_segs[ARRAY_SIZE(gdt_segs) - 1].limit = limit_of(SEL_CPU);
 	for (unsigned i = 0; i < ARRAY_SIZE(gdt_segs); i++) {
 		uint64_t d = descriptor(&gdt_segs[i]);
 

@@ -351,10 +351,16 @@ static unsigned stack_size(const struct program *p)
 	return p->mode == INSN_MODE_64 ? 8 : ss->attr & X86_SEG_DB ? 4 : 2;
 }
 
-/* Not from a 16-bit stack to 64-bit code: the kernel's way to return to such a stack (espfix)
- * leaves an address of its own in the upper half of RSP, and what uses that faults above 4 GiB
- * while CS is still a 32-bit one.  Linux takes that for erratum 100 of the K8 and tries again, for
- * ever. */
+/* A far call from 32-bit to 64-bit code pushes with all of RSP.  Should that fault above 4 GiB,
+ * while CS is still a 32-bit one, Linux takes it for erratum 100 of the K8 and tries again, for
+ * ever.  It does so when the push wraps, and when the stack is a 16-bit one: the kernel's way to
+ * return to such a stack (espfix) leaves an address of its own in the upper half of RSP. */
+static bool pushes_high(const struct program *p)
+{
+	return stack_size(p) == 2 ||
+	       (p->mode != INSN_MODE_64 && (uint32_t)p->start.gpr[X86_RSP] < 64);
+}
+
 static uint16_t code_selector(const struct program *p)
 {
 	static const uint16_t code[] = {SEL_CODE32, SEL_CODE64, SEL_CODE64, SEL_CODE32,
@@ -363,7 +369,7 @@ static uint16_t code_selector(const struct program *p)
 
 	do
 		sel = gen_one_in(3) ? random_selector() : code[gen_random() % ARRAY_SIZE(code)];
-	while (stack_size(p) == 2 && (sel | 3) == SEL_CODE64);
+	while (pushes_high(p) && (sel | 3) == SEL_CODE64);
 	return sel;
 }
 
@@ -517,6 +523,15 @@ static bool aim_far_direct(struct program *p, struct insn *in)
 	       patch_last(p, in, landing_offset(p, sel), in->opsize, in->opsize + 2);
 }
 
+/* See pushes_high: what could not be poked may name 64-bit code too. */
+static bool calls_code64(const struct program *p, const struct insn *in, gva_t at)
+{
+	uint16_t sel;
+
+	return gen_is(in, "callf") && stack_size(p) == 2 && memory_peek(at + in->opsize, &sel, 2) &&
+	       (sel | 3) == SEL_CODE64;
+}
+
 static bool aim(struct program *p, struct insn *in, unsigned code_off)
 {
 	const struct insn_row *row = &insn_rows[in->id];
@@ -546,6 +561,8 @@ static bool aim(struct program *p, struct insn *in, unsigned code_off)
 	if (!aim_modrm(p, in, code_off, at))
 		return false;
 	fill_memory(p, in, at);
+	if (calls_code64(p, in, at))
+		return false;
 	if (is_cmpxchg(in) && in->base != CPU_GPR_OFF(X86_RAX) &&
 	    in->base != CPU_GPR_OFF(X86_RDX) && in->index != CPU_GPR_OFF(X86_RAX) &&
 	    in->index != CPU_GPR_OFF(X86_RDX))

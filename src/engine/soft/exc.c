@@ -130,12 +130,14 @@ static void probe_write_as(struct cpu *cpu, unsigned cpl, gva_t lin, unsigned si
 		mmu_translate(cpu, &a);
 }
 
-/* In the order of the pushes, so that CR2 names the first one that fails; one walk per page. */
+/* In the order of the pushes, so that CR2 names the first one that fails; one walk per page.  On
+ * AMD's processors a limit too shows only when the push gets there. */
 void stack_reserve(struct cpu *cpu, const struct far_stack *st, unsigned slots)
 {
 	gva_t last = 1; /* no page begins here */
 
-	stack_check(cpu, st, slots);
+	if (!cpu_model_is_amd(cpu->vm->model))
+		stack_check(cpu, st, slots);
 	for (unsigned i = 1; i <= slots; i++) {
 		gva_t lin = stack_address(cpu, st, st->sp - i * st->slot, st->slot);
 

@@ -57,9 +57,14 @@ static void call_landing(struct cpu *cpu, const struct landing *l, struct far_st
 	uint16_t old_cs = cpu->seg[X86_CS].selector;
 	uint64_t old_rip = cpu->rip;
 
-	stack_check(cpu, st, 2);
-	far_check_rip(cpu, &l->cs, l->rip, 0);
-	stack_reserve(cpu, st, 2);
+	if (cpu_model_is_amd(cpu->vm->model)) { /* its processors push before they look at RIP */
+		stack_reserve(cpu, st, 2);
+		far_check_rip(cpu, &l->cs, l->rip, 0);
+	} else {
+		stack_check(cpu, st, 2);
+		far_check_rip(cpu, &l->cs, l->rip, 0);
+		stack_reserve(cpu, st, 2);
+	}
 	if (cs)
 		desc_set_accessed(cpu, cs);
 	land(cpu, l);
