@@ -65,7 +65,6 @@ static void dsdt_board(struct aml *a)
 	aml_name_int(a, "_UID", 0);
 	r = aml_resources(a, "_CRS");
 	aml_res_memory32(a, MEMMAP_ECAM, MEMMAP_ECAM_SIZE, true);
-	aml_res_memory32(a, MEMMAP_IOAPIC, MEMMAP_IOAPIC_SIZE, true);
 	aml_res_memory32(a, MEMMAP_LAPIC, MEMMAP_LAPIC_SIZE, true);
 	aml_res_io(a, PORT_SYSTEM_B, 1);
 	aml_res_io(a, PORT_ELCR, 2);
