@@ -153,9 +153,9 @@ static bool load_forged(const uint8_t **data, size_t *size)
  */
 
 static const uint16_t ports[] = {
-	PORT_PIC0, PORT_PIT,    PORT_SYSTEM_B, PORT_RTC,         PORT_PIC1,
-	PORT_ELCR, PORT_PM,     PORT_PM + 32,  PORT_PCI_ADDRESS, PORT_RESET,
-	PORT_POST, PORT_PM + 8, PORT_PCI_DATA, PORT_PORT92,
+	PORT_PIC0,     PORT_PIT,     PORT_SYSTEM_B,    PORT_RTC,        PORT_PIC1, PORT_ELCR,
+	PORT_PM,       PORT_PM + 32, PORT_PCI_ADDRESS, PORT_RESET,      PORT_POST, PORT_PM + 8,
+	PORT_PCI_DATA, PORT_PORT92,  PORT_FW_CFG,      PORT_FW_CFG + 4,
 };
 static const uint32_t msrs[] = {0x1b,  0x6e0, 0x800,      0x808,      0x80b,      0x80f,
 				0x830, 0x832, 0x838,      0x83e,      0x83f,      0x828,
@@ -274,6 +274,9 @@ static void step_board(const uint8_t *op, uint32_t v)
 		break;
 	case 4:
 		machine_nmi(board);
+		break;
+	case 5:
+		mem_write(mem, op[2] | op[3] << 8, &v, sizeof(v));
 		break;
 	default:
 		mono_ns += v;
