@@ -19,7 +19,11 @@ static struct fake_blk {
 	int fail; /* result of every request when negative */
 	unsigned nr_done, nr_log;
 	int log[FAKE_BLK_LOG]; /* operations in the order they ran */
-} fake_blk = {.info = {"fake", FAKE_BLK_SIZE, 512, false, true, true},
+} fake_blk = {.info = {.format = "fake",
+		       .size = FAKE_BLK_SIZE,
+		       .block_size = 512,
+		       .can_discard = true,
+		       .can_zero = true},
 	      .lock = PTHREAD_MUTEX_INITIALIZER};
 
 const struct blk_info *blk_info(const struct blk *b)
