@@ -34,12 +34,14 @@ check:
 	@scripts/install-deps.sh check
 	@$(MAKE) --no-print-directory check-style everything
 	@scripts/boot-assets.sh $(BUILD)/assets
+	@scripts/nested-assets.sh $(BUILD)/assets
 	@tests/harness/run.py $(BUILD) --no-suite long
 
 check-long:
 	@scripts/install-deps.sh check
 	@$(MAKE) --no-print-directory check-style everything check-asan
-	@scripts/boot-assets.sh $(BUILD)/assets
+	@scripts/boot-assets.sh $(BUILD)/assets long
+	@scripts/nested-assets.sh $(BUILD)/assets
 	@tests/harness/run.py $(BUILD) --timeout-multiplier 4
 
 # The unit, instruction and guest rings under AddressSanitizer and UBSan.
@@ -49,6 +51,7 @@ check-asan:
 		-Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized >/dev/null
 	@ninja -C $(BUILD)-asan
 	@scripts/boot-assets.sh $(BUILD)-asan/assets
+	@scripts/nested-assets.sh $(BUILD)-asan/assets
 	@tests/harness/run.py $(BUILD)-asan --no-suite long --timeout-multiplier 6
 
 check-style:
@@ -58,6 +61,7 @@ check-style:
 
 bench: everything
 	@scripts/boot-assets.sh $(BUILD)/assets
+	@scripts/nested-assets.sh $(BUILD)/assets
 	@meson test -C $(BUILD) --benchmark --verbose
 
 fuzz:
