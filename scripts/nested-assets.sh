@@ -28,7 +28,6 @@ drivers/vfio/vfio_virqfd drivers/vfio/vfio drivers/vfio/vfio_iommu_type1
 drivers/vfio/pci/vfio-pci-core drivers/vfio/pci/vfio-pci
 "
 
-[ -e "$out/vmlinux" ] || "$here/scripts/boot-assets.sh" "$out"
 [ -e "$out/vmlinux" ] || give_up "there is no kernel"
 command -v busybox >/dev/null || give_up "busybox-static is not installed"
 up_to_date() {

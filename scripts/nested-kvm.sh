@@ -44,6 +44,7 @@ skip() {
 
 assets=$build/assets
 command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86 is not installed"
+[ -e "$assets/vmlinux" ] || "$here/scripts/boot-assets.sh" "$assets"
 "$here/scripts/nested-assets.sh" "$assets"
 [ -e "$assets/nested.gz" ] || skip "there is no $assets/nested.gz"
 
