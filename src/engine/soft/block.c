@@ -26,6 +26,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 
 enum {
 	BLOCK_WINDOW = 192, /* bytes looked at for one block */
@@ -171,8 +172,30 @@ void block_purge(struct cpu *cpu)
 
 	atomic_fetch_and(&cpu->events, ~(uint32_t)CPU_EV_PURGE);
 	seq = atomic_load(&cpu->vm->purge_seq);
-	tlb_purge_code_writes(cpu);
+	if (atomic_load(&cpu->vm->write_seq) > atomic_load(&cpu->purge_ack))
+		tlb_flush_writes(cpu);
+	else
+		tlb_purge_code_writes(cpu);
 	atomic_store(&cpu->purge_ack, seq);
+}
+
+void block_drop_writes(struct soft_vm *vm)
+{
+	const struct timespec pause = {.tv_nsec = 50 * 1000};
+	uint64_t seq;
+
+	purge_lock(vm);
+	seq = atomic_load(&vm->purge_seq) + 1;
+	atomic_store(&vm->write_seq, seq);
+	atomic_store(&vm->purge_seq, seq);
+	purge_unlock(vm);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		if (vm->cpus[i])
+			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_PURGE);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		while (vm->cpus[i] && atomic_load(&vm->cpus[i]->running) &&
+		       atomic_load(&vm->cpus[i]->purge_ack) < seq)
+			nanosleep(&pause, NULL);
 }
 
 static void purge_everybody(struct cpu *cpu)

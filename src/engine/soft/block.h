@@ -117,3 +117,6 @@ void block_ram_written(struct cpu *cpu, gpa_t gpa, unsigned len);
 
 /* CPU_EV_PURGE: drop write entries of code pages, then tell the others so. */
 void block_purge(struct cpu *cpu);
+/* Have every vCPU drop its translations for writing, and wait until those that run have.  Not on a
+ * vCPU's thread. */
+void block_drop_writes(struct soft_vm *vm);

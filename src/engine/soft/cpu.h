@@ -196,6 +196,7 @@ struct soft_vm {
 	uint64_t tsc_offset; /* of the CPU set last: soft.c */
 	bool tsc_offset_known;
 	_Atomic uint64_t purge_seq; /* goes up after each page that became a code page */
+	_Atomic uint64_t write_seq; /* purge_seq at which all entries for writing must go */
 	_Atomic bool purge_lock;    /* guards purge_seq against the first code line of a page */
 	_Atomic bool split_lock;    /* locked operations that cannot be one host operation */
 };

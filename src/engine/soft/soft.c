@@ -167,6 +167,48 @@ static uint64_t soft_tsc_khz(struct engine_vm *evm)
 	return evm->vm.tsc_khz;
 }
 
+/* Guests read the host's counter; 250 ppm is what NTP's discipline of a clock copes with. */
+static int soft_tsc_khz_set(struct engine_vm *evm, uint64_t khz, struct error *err)
+{
+	uint64_t have = evm->vm.tsc_khz, off = khz > have ? khz - have : have - khz;
+
+	if (off > have / 4000)
+		return err_set(
+			err, ENOTSUP,
+			"the guest's time-stamp counter runs at %llu kHz, this host's at %llu; "
+			"the soft engine cannot change the rate",
+			(unsigned long long)khz, (unsigned long long)have);
+	return 0;
+}
+
+/* --- dirty pages -------------------------------------------------------------------------------
+ */
+
+/* Entries for writing from before the tracking let stores pass unseen. */
+static int soft_dirty_start(struct engine_vm *evm, struct error *err)
+{
+	mem_dirty_track(evm->vm.mem, true);
+	block_drop_writes(&evm->vm);
+	return 0;
+}
+
+/* Marks first, then the entries that a mark made possible: see stores_unseen() in mmu.c. */
+static int soft_dirty_fetch(struct engine_vm *evm, gpa_t gpa, uint64_t size, uint64_t *bitmap,
+			    struct error *err)
+{
+	int r = mem_dirty_fetch(evm->vm.mem, gpa, size, bitmap);
+
+	if (r < 0)
+		return err_errno(err, -r, "dirty pages at %#llx", (unsigned long long)gpa);
+	block_drop_writes(&evm->vm);
+	return 0;
+}
+
+static void soft_dirty_stop(struct engine_vm *evm)
+{
+	mem_dirty_track(evm->vm.mem, false);
+}
+
 /* --- CPU ---------------------------------------------------------------------------------------
  */
 
@@ -508,4 +550,8 @@ const struct engine engine_soft = {
 	.cpu_tsc = soft_cpu_tsc,
 	.tsc_khz = soft_tsc_khz,
 	.cpu_tsc_to_ns = soft_cpu_tsc_to_ns,
+	.tsc_khz_set = soft_tsc_khz_set,
+	.dirty_start = soft_dirty_start,
+	.dirty_fetch = soft_dirty_fetch,
+	.dirty_stop = soft_dirty_stop,
 };
