@@ -4,7 +4,8 @@
 # Asks for sudo only when something is missing and we are not root.
 set -eu
 
-build="gcc libc6-dev meson ninja-build pkg-config python3 libslirp-dev libglib2.0-dev"
+build="gcc libc6-dev meson ninja-build pkg-config python3 libslirp-dev libglib2.0-dev \
+ libdeflate-dev libzstd-dev libssl-dev"
 # the oracles and peers of the tests; a test skips when its one is absent
 check="clang-14 clang-format-14 libclang-rt-14-dev libzydis-dev busybox-static cpio xz-utils kmod e2fsprogs \
  xfsprogs acpica-tools qemu-utils qemu-system-x86 procps"

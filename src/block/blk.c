@@ -2,197 +2,26 @@
 #include "block/blk.h"
 
 #include "base/bytes.h"
-#include "base/error.h"
-#include "base/log.h"
-#include "block/format.h"
+#include "block/internal.h"
 #include "block/iov.h"
 #include "block/pool.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-enum { PROBE_LEN = 4096, SPLIT_IOVS = 64, ZERO_LEN = 65536, ZERO_IOVS = 16 };
-
-static struct log_component log_blk = LOG_COMPONENT("block");
+enum { SPLIT_IOVS = 64, ZERO_LEN = 65536, ZERO_IOVS = 16 };
 
 static const uint8_t zeroes[ZERO_LEN];
 
-/* ---- opening ---- */
-
-static const struct blk_format *format_by_name(const char *name)
+uint64_t blk_size(const struct blk *b)
 {
-	for (unsigned i = 0; blk_formats[i]; i++)
-		if (!strcmp(blk_formats[i]->name, name))
-			return blk_formats[i];
-	return NULL;
+	return __atomic_load_n(&b->info.size, __ATOMIC_ACQUIRE);
 }
 
-static const struct blk_format *format_by_probe(const uint8_t *head, size_t len)
+void blk_set_size(struct blk *b, uint64_t size)
 {
-	const struct blk_format *best = NULL;
-	int best_score = 0;
-
-	for (unsigned i = 0; blk_formats[i]; i++) {
-		int score = blk_formats[i]->probe(head, len);
-
-		if (score > best_score) {
-			best_score = score;
-			best = blk_formats[i];
-		}
-	}
-	return best;
-}
-
-static int read_head(const char *path, uint8_t *head, size_t *len, struct error *err)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	ssize_t n;
-	int e;
-
-	if (fd < 0)
-		return err_errno(err, errno, "cannot open '%s'", path);
-	n = pread(fd, head, *len, 0);
-	e = errno;
-	close(fd);
-	if (n < 0)
-		return err_errno(err, e, "cannot read '%s'", path);
-	*len = (size_t)n;
-	return 0;
-}
-
-/* Guessing is for looking only: a guest that can write to a raw disk could write a header there and
- * have it taken for another format, one that names files of the host, at the next start. */
-static int choose_format(const char *path, const char *format, unsigned flags,
-			 const struct blk_format **out, struct error *err)
-{
-	uint8_t head[PROBE_LEN];
-	size_t len = sizeof(head);
-	int r;
-
-	if (format && strcmp(format, "auto")) {
-		*out = format_by_name(format);
-		if (!*out)
-			return err_set(err, EINVAL, "disk format '%s' is not known", format);
-		return 0;
-	}
-	if (!(flags & BLK_READONLY))
-		return err_set(err, EINVAL,
-			       "'%s': the format of a writable disk must be given (format=raw)",
-			       path);
-	r = read_head(path, head, &len, err);
-	if (r < 0)
-		return r;
-	*out = format_by_probe(head, len);
-	if (!*out)
-		return err_set(err, EINVAL, "'%s': the disk format is not recognised", path);
-	return 0;
-}
-
-static int run_request(struct blk_req *r);
-
-static int blk_alloc(struct blk **out, const struct blk_format *fmt, unsigned flags,
-		     struct error *err)
-{
-	struct blk *b = calloc(1, sizeof(*b));
-	int r;
-
-	if (!b)
-		return err_errno(err, ENOMEM, "disk");
-	b->fmt = fmt;
-	b->flags = flags;
-	b->info.format = fmt->name;
-	b->info.block_size = 512;
-	pthread_mutex_init(&b->serial, NULL);
-	if (!(flags & BLK_NO_POOL)) {
-		r = blk_pool_create(&b->pool, run_request, err);
-		if (r < 0) {
-			free(b);
-			return r;
-		}
-	}
-	*out = b;
-	return 0;
-}
-
-static void blk_free(struct blk *b)
-{
-	blk_pool_destroy(b->pool);
-	pthread_mutex_destroy(&b->serial);
-	free(b);
-}
-
-static void settle_info(struct blk *b)
-{
-	if (!b->fmt->writev)
-		b->flags |= BLK_READONLY;
-	b->info.readonly = b->flags & BLK_READONLY;
-	assert(b->info.size <= INT64_MAX); /* offsets fit an off_t; drivers see to it */
-}
-
-int blk_open(struct blk **out, const char *path, const char *format, unsigned flags,
-	     struct error *err)
-{
-	const struct blk_format *fmt = NULL;
-	struct blk *b = NULL;
-	int r;
-
-	r = choose_format(path, format, flags, &fmt, err);
-	if (r < 0)
-		return r;
-	if (!fmt->writev && !(flags & BLK_READONLY))
-		return err_set(err, EROFS, "'%s': format %s can only be read", path, fmt->name);
-	r = blk_alloc(&b, fmt, flags, err);
-	if (r < 0)
-		return r;
-	r = fmt->open(b, path, err);
-	if (r < 0) {
-		blk_free(b);
-		return r;
-	}
-	settle_info(b);
-	*out = b;
-	return 0;
-}
-
-int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
-	     const struct blk_info *info, unsigned flags, struct error *err)
-{
-	struct blk *b = NULL;
-	int r;
-
-	r = blk_alloc(&b, fmt, flags, err);
-	if (r < 0)
-		return r;
-	b->priv = priv;
-	b->info = *info;
-	b->info.format = fmt->name;
-	settle_info(b);
-	*out = b;
-	return 0;
-}
-
-void blk_close(struct blk *b)
-{
-	int r;
-
-	if (!b)
-		return;
-	if (b->pool)
-		blk_drain(b);
-	r = b->info.readonly ? 0 : blk_flush(b);
-	if (r < 0)
-		log_error(&log_blk, "the last flush of a disk failed: %s", strerror(-r));
-	b->fmt->close(b);
-	blk_free(b);
-}
-
-const struct blk_info *blk_info(const struct blk *b)
-{
-	return &b->info;
+	assert(size <= INT64_MAX);
+	__atomic_store_n(&b->info.size, size, __ATOMIC_RELEASE);
 }
 
 /* ---- calls ---- */
@@ -214,7 +43,9 @@ static int leave(struct blk *b, int r)
 
 static int check(const struct blk *b, uint64_t off, uint64_t len, bool write)
 {
-	if (!range_inside(off, len, b->info.size))
+	bool may_grow = write && (b->flags & BLK_FILE);
+
+	if (!range_inside(off, len, may_grow ? INT64_MAX : blk_size(b)))
 		return -EINVAL;
 	return write && b->info.readonly ? -EROFS : 0;
 }
@@ -275,8 +106,10 @@ int blk_write(struct blk *b, const void *buf, size_t len, uint64_t off)
 
 int blk_flush(struct blk *b)
 {
-	if (!b->fmt->flush || b->info.readonly)
+	if (b->info.readonly || (b->flags & BLK_NO_FLUSH))
 		return 0;
+	if (!b->fmt->flush)
+		return b->file ? blk_flush(b->file) : 0;
 	enter(b);
 	return leave(b, b->fmt->flush(b));
 }
@@ -327,19 +160,79 @@ int blk_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap)
 	return write_zero_bytes(b, off, len);
 }
 
+/* ---- where data are ---- */
+
+static int call_map(struct blk *b, uint64_t off, struct blk_map *m)
+{
+	int r = 0;
+
+	enter(b);
+	if (b->fmt->map)
+		r = b->fmt->map(b, off, m);
+	else if (b->fmt->extent)
+		r = b->fmt->extent(b, off, &m->len, &m->what);
+	return leave(b, r);
+}
+
+int blk_map(struct blk *b, uint64_t off, struct blk_map *m)
+{
+	uint64_t asked = m->len;
+	int r = check(b, off, m->len, false);
+
+	*m = (struct blk_map){.len = asked, .what = BLK_EXT_DATA};
+	if (r < 0 || !asked)
+		return r;
+	r = call_map(b, off, m);
+	assert(r < 0 || (m->len > 0 && m->len <= asked));
+	return r;
+}
+
 int blk_extent(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what)
 {
-	uint64_t asked = *len;
-	int r = check(b, off, *len, false);
+	struct blk_map m = {.len = *len};
+	int r = blk_map(b, off, &m);
 
-	if (r < 0)
-		return r;
-	*what = BLK_EXT_DATA;
-	if (!asked || !b->fmt->extent)
+	*len = m.len;
+	*what = m.what;
+	return r;
+}
+
+int blk_backing_readv(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len,
+		      uint64_t off)
+{
+	uint64_t size = b->backing ? blk_size(b->backing) : 0;
+	uint64_t have = off < size ? MIN(len, size - off) : 0;
+	struct iov_walk walk = {iov, n, 0};
+	struct iovec part[SPLIT_IOVS];
+	int r = 0;
+
+	if (have == len)
+		return blk_readv(b->backing, iov, n, off);
+	for (len -= have; have && !r;) {
+		uint64_t step = have;
+
+		n = iov_peek(&walk, part, SPLIT_IOVS, &step);
+		r = blk_readv(b->backing, part, n, off);
+		iov_advance(&walk, step);
+		off += step;
+		have -= step;
+	}
+	iov_zero(&walk, len);
+	return r;
+}
+
+int blk_backing_map(struct blk *b, uint64_t off, struct blk_map *m)
+{
+	uint64_t size = b->backing ? blk_size(b->backing) : 0;
+	int r;
+
+	if (off >= size) {
+		*m = (struct blk_map){.len = m->len, .what = BLK_EXT_HOLE, .depth = !!b->backing};
 		return 0;
-	enter(b);
-	r = leave(b, b->fmt->extent(b, off, len, what));
-	assert(r < 0 || (*len > 0 && *len <= asked));
+	}
+	m->len = MIN(m->len, size - off);
+	r = blk_map(b->backing, off, m);
+	m->depth++;
 	return r;
 }
 
@@ -355,9 +248,61 @@ int blk_resize(struct blk *b, uint64_t size)
 	return leave(b, b->fmt->resize(b, size));
 }
 
+int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off,
+		   uint64_t len)
+{
+	int r = check(from, from_off, len, false);
+
+	if (!r)
+		r = check(to, to_off, len, true);
+	if (r < 0 || !len)
+		return r;
+	return blk_raw_copy(from, from_off, to, to_off, len);
+}
+
+/* ---- compressed clusters ---- */
+
+bool blk_can_pack(const struct blk *b)
+{
+	return b->fmt->pack && b->fmt->write_packed && !b->info.readonly;
+}
+
+bool blk_packs_in_order(const struct blk *b)
+{
+	return b->fmt->packs_in_order;
+}
+
+size_t blk_pack_bound(const struct blk *b)
+{
+	return b->fmt->pack_bound ? b->fmt->pack_bound(b) : b->info.cluster;
+}
+
+int blk_pack(struct blk *b, const void *data, size_t len, void *out, size_t cap, size_t *out_len)
+{
+	int r;
+
+	if (!blk_can_pack(b))
+		return -ENOTSUP;
+	r = b->fmt->pack(b, data, len, out, cap, out_len);
+	assert(r < 0 || *out_len <= cap);
+	return r;
+}
+
+int blk_write_packed(struct blk *b, const void *packed, size_t packed_len, size_t len, uint64_t off)
+{
+	int r = check(b, off, len, true);
+
+	if (r < 0)
+		return r;
+	if (!blk_can_pack(b))
+		return -ENOTSUP;
+	enter(b);
+	return leave(b, b->fmt->write_packed(b, packed, packed_len, len, off));
+}
+
 /* ---- asynchronous ---- */
 
-static int run_request(struct blk_req *r)
+int blk_run_request(struct blk_req *r)
 {
 	switch (r->op) {
 	case BLK_OP_READ:

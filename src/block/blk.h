@@ -24,6 +24,8 @@ enum {
 	BLK_NO_BACKING = 1 << 4, /* this layer alone: what it does not hold reads as zeroes */
 	BLK_CHECKING = 1 << 5,   /* for blk_check: open also what is marked dirty or corrupt */
 	BLK_RECOVER = 1 << 6,    /* read what can be read of a damaged image; warns, read-only */
+	/* Flushes do nothing: for an image that is thrown away when the job does not end. */
+	BLK_NO_FLUSH = 1 << 7,
 };
 
 struct blk_info {
@@ -58,7 +60,8 @@ int blk_open_with(struct blk **out, const char *path, const char *format, unsign
 		  const struct blk_open_opts *opts, struct error *err);
 void blk_close(struct blk *b); /* flushes first; NULL is fine */
 const struct blk_info *blk_info(const struct blk *b);
-const char *blk_path(const struct blk *b);    /* as opened */
+uint64_t blk_size(const struct blk *b);    /* info.size, also while another thread extends a file */
+const char *blk_path(const struct blk *b); /* as opened */
 struct blk *blk_backing(const struct blk *b); /* borrowed; NULL at the end of the chain */
 
 /* The format a file seems to have, by its content: for people, never for a guest's disk. */
@@ -79,7 +82,7 @@ enum blk_extent { BLK_EXT_DATA, BLK_EXT_ZERO, BLK_EXT_HOLE };
 int blk_extent(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what);
 
 /* The same with where it is.  what == BLK_EXT_HOLE with .host NULL and depth at the last layer:
- * nobody holds it, it reads as zeroes. */
+ * nobody holds it, it reads as zeroes.  A raw disk's holes have a .host: the place is there. */
 struct blk_map {
 	uint64_t len; /* in: how far to look; out: the run that shares one answer */
 	enum blk_extent what;
@@ -93,6 +96,11 @@ int blk_map(struct blk *b, uint64_t off, struct blk_map *m);
 /* Change the virtual size, with nothing else in flight; new bytes read as zeroes.  -ENOTSUP when
  * the format cannot. */
 int blk_resize(struct blk *b, uint64_t size);
+
+/* Copy between two files inside the kernel, sharing blocks where the file system can.  -ENOTSUP
+ * when either is not a file of this host, or they cannot: then read and write. */
+int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off,
+		   uint64_t len);
 
 /* Compressed clusters, for images made in one go.  blk_pack makes one from cluster bytes (the last
  * one of a disk may be shorter): 0 and *out_len <= cap, or -E2BIG when it does not get smaller.

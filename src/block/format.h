@@ -31,6 +31,11 @@ struct blk {
 	char *path;
 	struct blk_refs *refs;
 	unsigned depth; /* 0: opened by a user; else how many images led here */
+	/* Only during open(): how the user wants it (never NULL), which image named this one. */
+	const struct blk_open_opts *opts;
+	struct blk *opener;
+	int fd;            /* for raw: a file that is open already, or -1; taken */
+	uint64_t dev, ino; /* of the file, to see cycles; 0 when it is none of this host */
 	struct blk_pool *pool;
 	pthread_mutex_t serial; /* held around each driver call unless fmt->parallel */
 };
@@ -54,8 +59,10 @@ struct blk_format {
 
 	/* From here optional.  NULL: */
 	int (*writev)(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len,
-		      uint64_t off);                               /* the disk is read-only */
-	int (*flush)(struct blk *b);                               /* nothing is cached */
+		      uint64_t off); /* the disk is read-only */
+	/* Must flush b->file where it matters.  NULL: b->file is flushed, nothing else is cached.
+	 */
+	int (*flush)(struct blk *b);
 	int (*discard)(struct blk *b, uint64_t off, uint64_t len); /* ignored */
 	/* -EOPNOTSUPP, at any time, means the same as NULL: zeroes are written. */
 	int (*write_zeroes)(struct blk *b, uint64_t off, uint64_t len, bool may_unmap);
@@ -63,7 +70,8 @@ struct blk_format {
 	 * layer (a run of another layer: blk_backing_map).  None: data. */
 	int (*extent)(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what);
 	int (*map)(struct blk *b, uint64_t off, struct blk_map *m);
-	int (*resize)(struct blk *b, uint64_t size); /* not supported; sets info.size on success */
+	/* not supported; calls blk_set_size on success */
+	int (*resize)(struct blk *b, uint64_t size);
 
 	/* image.h.  NULL: -ENOTSUP. */
 	const struct blk_option *create_options; /* ends with key NULL */
@@ -114,9 +122,15 @@ int blk_ref_open(struct blk *b, const char *name, const char *format, unsigned f
 		 struct blk **out, struct error *err);
 /* The directories blk_ref_open would search for a bare file name, for formats that know their
  * parent by an identifier: calls try() on each regular file of the image's directory and the
- * allowed ones (not below) until it returns true. */
+ * allowed ones (not below) until it returns true; -ENOENT when it never does.  path is absolute and
+ * is what blk_ref_open takes. */
 int blk_ref_search(struct blk *b, bool (*try)(void *opaque, const char *path), void *opaque,
 		   struct error *err);
+
+/* The new virtual size; for a driver that resizes, or a file that grows. */
+void blk_set_size(struct blk *b, uint64_t size);
+/* The passphrase of an encrypted image, during open(): its length, or -EACCES with a sentence. */
+int blk_secret(struct blk *b, char *buf, size_t cap, struct error *err);
 
 /* Read from b->backing; behind its end, or without one, zeroes. */
 int blk_backing_readv(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len,
@@ -135,11 +149,18 @@ int blk_kv_size(const struct blk_kv *kv, unsigned n, const char *key, uint64_t p
 int blk_kv_bool(const struct blk_kv *kv, unsigned n, const char *key, bool preset, bool *value,
 		struct error *err);
 
+int blk_kv_number(const struct blk_kv *kv, unsigned n, const char *key, uint64_t preset,
+		  uint64_t *value, struct error *err);
+
 /* Put a disk over a driver whose priv exists already: layers, tests.  The driver's open is not
  * called; its close is, by blk_close, on success only.  info is copied. */
 int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 	     const struct blk_info *info, unsigned flags, struct error *err);
 
 extern const struct blk_format blk_raw;
+extern const struct blk_format blk_raw_over; /* raw on a file that is not one of this host */
+
+/* raw.c: the descriptor of a file of this host, or -1. */
+int blk_raw_fd(const struct blk *b);
 
 extern const struct blk_format *const blk_formats[]; /* ends with NULL; raw last */

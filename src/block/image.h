@@ -33,11 +33,23 @@ struct blk_create {
 	const char *secret; /* passphrase of an encrypted image, or NULL */
 	size_t secret_len;
 	const struct blk_open_opts *open; /* for looking at the backing file */
+	struct blk_made *made;            /* image.c's: what to remove on failure */
 };
 
 /* Checks the options against the format's table first.  Nothing is left behind on failure. */
 int blk_create(const char *format, const struct blk_create *c, struct error *err);
 const struct blk_option *blk_create_options(const char *format); /* ends with key NULL; or NULL */
+
+/* What there is to choose from, in order: i = 0, 1, ... until it returns false. */
+struct blk_format_info {
+	const char *name, *help;
+	bool can_write, can_create, can_pack, can_check, can_resize, can_backing, has_snapshots,
+		has_bitmaps;
+};
+bool blk_format_at(unsigned i, struct blk_format_info *info);
+
+/* Sizes as people write them: "512", "64k", "1.5G", "2T"; powers of 1024.  0 or -EINVAL. */
+int blk_parse_size(const char *text, uint64_t *bytes);
 
 /* --- telling about it -------------------------------------------------------------------------
  */

@@ -1,10 +1,13 @@
 /* block/raw.c - the disk is the file, byte for byte: regular files, sparse or not, block devices.
  *
  * A regular file whose size is not a whole number of sectors gets a last sector padded with zeroes:
- * reads see them; the first write to that sector makes them real. */
+ * reads see them; the first write to that sector makes them real.
+ *
+ * With BLK_FILE it is the file of a format instead: bytes, not sectors, and writes may extend it.
+ */
 #include "base/error.h"
 #include "base/log.h"
-#include "block/format.h"
+#include "block/internal.h"
 #include "block/iov.h"
 
 #include <errno.h>
@@ -34,31 +37,27 @@ static int raw_probe(const uint8_t *head, size_t len)
 	return 1; /* anything can be a raw disk */
 }
 
-static int raw_open_fd(const char *path, unsigned flags, int *fd, struct stat *st,
-		       struct error *err)
+static int refuse_open(const char *path, int e, bool ro, struct error *err)
+{
+	if (!ro && e == EBUSY)
+		return err_set(err, EBUSY, "'%s' is in use by this host (mounted?)", path);
+	if (!ro && (e == EACCES || e == EROFS || e == EPERM))
+		return err_errno(err, e, "cannot open '%s' for writing (readonly=on may do)", path);
+	return err_errno(err, e, "cannot open '%s'", path);
+}
+
+static int raw_open_fd(const char *path, unsigned flags, int *fd, struct error *err)
 {
 	/* O_NONBLOCK: a FIFO given by mistake must not hang us; it means nothing to disks. */
 	int mode = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 	bool ro = flags & BLK_READONLY;
+	struct stat st;
 
 	/* O_EXCL on a device: fail when it is mounted or otherwise in use by the kernel. */
-	if (!ro && !(flags & BLK_NO_LOCK) && !stat(path, st) && S_ISBLK(st->st_mode))
+	if (!ro && !(flags & BLK_NO_LOCK) && !stat(path, &st) && S_ISBLK(st.st_mode))
 		mode |= O_EXCL;
 	*fd = open(path, mode | (ro ? O_RDONLY : O_RDWR));
-	if (*fd < 0 && errno == EBUSY)
-		return err_set(err, EBUSY, "'%s' is in use by this host (mounted?)", path);
-	if (*fd < 0 && !ro && (errno == EACCES || errno == EROFS || errno == EPERM))
-		return err_errno(err, errno, "cannot open '%s' for writing (readonly=on may do)",
-				 path);
-	if (*fd < 0)
-		return err_errno(err, errno, "cannot open '%s'", path);
-	if (fstat(*fd, st) < 0) {
-		int e = errno;
-
-		close(*fd);
-		return err_errno(err, e, "cannot open '%s'", path);
-	}
-	return 0;
+	return *fd < 0 ? refuse_open(path, errno, ro, err) : 0;
 }
 
 /* One writer, or any number of readers.  The lock belongs to the open file, not to the process
@@ -90,12 +89,13 @@ static int raw_size(struct blk *b, const char *path, int fd, const struct stat *
 	int sector;
 
 	if (S_ISREG(st->st_mode)) {
-		b->info.size = ALIGN_UP(st->st_size, SECTOR);
-		if (b->info.size != (uint64_t)st->st_size)
+		bytes = (uint64_t)st->st_size;
+		b->info.size = b->flags & BLK_FILE ? bytes : ALIGN_UP(bytes, SECTOR);
+		if (b->info.size != bytes)
 			log_warn(&log_raw,
 				 "%s: %llu bytes are not whole sectors of %d; the last one reads "
 				 "as if filled up with zeroes",
-				 path, (unsigned long long)st->st_size, SECTOR);
+				 path, (unsigned long long)bytes, SECTOR);
 		return 0;
 	}
 	if (!S_ISBLK(st->st_mode))
@@ -108,34 +108,49 @@ static int raw_size(struct blk *b, const char *path, int fd, const struct stat *
 	return 0;
 }
 
-static int raw_open(struct blk *b, const char *path, struct error *err)
+static int raw_take(struct blk *b, int fd, const char *path, struct error *err)
 {
 	struct raw *raw;
 	struct stat st;
-	int fd, r;
+	int r;
 
-	r = raw_open_fd(path, b->flags, &fd, &st, err);
-	if (r < 0)
-		return r;
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, errno, "cannot open '%s'", path);
 	r = raw_size(b, path, fd, &st, err);
 	if (!r && !(b->flags & BLK_NO_LOCK))
 		r = raw_lock(fd, path, b->flags & BLK_READONLY, err);
 	if (r < 0)
-		goto close_fd;
+		return r;
 	raw = calloc(1, sizeof(*raw));
-	if (!raw) {
-		r = err_errno(err, ENOMEM, "'%s'", path);
-		goto close_fd;
-	}
+	if (!raw)
+		return err_errno(err, ENOMEM, "'%s'", path);
 	raw->fd = fd;
 	raw->is_device = S_ISBLK(st.st_mode);
 	b->priv = raw;
+	b->dev = st.st_dev;
+	b->ino = st.st_ino;
 	b->info.can_discard = b->info.can_zero = !(b->flags & BLK_READONLY);
 	return 0;
+}
 
-close_fd:
-	close(fd);
+static int raw_open(struct blk *b, const char *path, struct error *err)
+{
+	int fd = b->fd, r = 0;
+
+	b->fd = -1;
+	if (fd < 0)
+		r = raw_open_fd(path, b->flags, &fd, err);
+	if (r < 0)
+		return r;
+	r = raw_take(b, fd, path, err);
+	if (r < 0)
+		close(fd);
 	return r;
+}
+
+int blk_raw_fd(const struct blk *b)
+{
+	return b->fmt == &blk_raw ? ((const struct raw *)b->priv)->fd : -1;
 }
 
 static void raw_close(struct blk *b)
@@ -172,6 +187,16 @@ static int raw_readv(struct blk *b, const struct iovec *iov, unsigned n, uint64_
 	return 0;
 }
 
+/* A file has got longer, perhaps by several writers at once: the size is what the longest made. */
+static void grow_to(struct blk *b, uint64_t end)
+{
+	uint64_t size = blk_size(b);
+
+	while (size < end && !__atomic_compare_exchange_n(&b->info.size, &size, end, false,
+							  __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		;
+}
+
 static int raw_writev(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len,
 		      uint64_t off)
 {
@@ -191,6 +216,8 @@ static int raw_writev(struct blk *b, const struct iovec *iov, unsigned n, uint64
 		iov_advance(&walk, (uint64_t)put);
 		off += (uint64_t)put;
 		len -= (uint64_t)put;
+		if (b->flags & BLK_FILE)
+			grow_to(b, off);
 	}
 	return 0;
 }
@@ -240,18 +267,19 @@ static int raw_discard(struct blk *b, uint64_t off, uint64_t len)
 	return r == -EOPNOTSUPP ? 0 : r; /* a hint */
 }
 
-static int raw_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap)
+/* Zeroes behind the end of a file: its last byte makes all of them.  Not ftruncate, which could
+ * take away what another thread has just put behind. */
+static int extend_to(struct blk *b, uint64_t end)
 {
-	struct raw *raw = b->priv;
+	if (!(b->flags & BLK_FILE) || end <= blk_size(b))
+		return 0;
+	return raw_writev(b, &(struct iovec){(char[1]){0}, 1}, 1, 1, end - 1);
+}
+
+static int raw_zero_range(struct raw *raw, uint64_t off, uint64_t len)
+{
 	int r;
 
-	if (raw->is_device && (off | len) % b->info.block_size)
-		return -EOPNOTSUPP;
-	if (may_unmap) { /* behind the end of the file it is zeroes without our help */
-		r = raw_punch(raw, off, len);
-		if (r != -EOPNOTSUPP)
-			return r;
-	}
 	if (raw->no_zero_range)
 		return -EOPNOTSUPP;
 	r = raw_fallocate(raw->fd, FALLOC_FL_ZERO_RANGE, off, len);
@@ -262,26 +290,43 @@ static int raw_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_
 	return r;
 }
 
-static int raw_extent(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what)
+static int raw_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap)
+{
+	struct raw *raw = b->priv;
+	int r;
+
+	if (raw->is_device && (off | len) % b->info.block_size)
+		return -EOPNOTSUPP;
+	if (may_unmap) { /* behind the end of the file it is zeroes without our help */
+		r = raw_punch(raw, off, len);
+		if (r != -EOPNOTSUPP)
+			return r < 0 ? r : extend_to(b, off + len);
+	}
+	r = raw_zero_range(raw, off, len);
+	if (!r && (b->flags & BLK_FILE))
+		grow_to(b, off + len);
+	return r;
+}
+
+static int raw_map(struct blk *b, uint64_t off, struct blk_map *m)
 {
 	const struct raw *raw = b->priv;
 	off_t data, hole;
 
+	m->host = b;
+	m->host_off = off;
 	data = lseek(raw->fd, (off_t)off, SEEK_DATA);
-	if (data < 0 && errno != ENXIO) { /* cannot tell: data, which is always true */
-		*what = BLK_EXT_DATA;
+	if (data < 0 && errno != ENXIO) /* cannot tell: data, which is always true */
 		return 0;
-	}
 	if (data < 0 || (uint64_t)data > off) {
-		*what = BLK_EXT_HOLE;
+		m->what = BLK_EXT_HOLE;
 		if (data >= 0)
-			*len = MIN(*len, (uint64_t)data - off);
+			m->len = MIN(m->len, (uint64_t)data - off);
 		return 0;
 	}
-	*what = BLK_EXT_DATA;
 	hole = lseek(raw->fd, (off_t)off, SEEK_HOLE);
 	if (hole > data)
-		*len = MIN(*len, (uint64_t)(hole - data));
+		m->len = MIN(m->len, (uint64_t)(hole - data));
 	return 0;
 }
 
@@ -290,17 +335,44 @@ static int raw_resize(struct blk *b, uint64_t size)
 	const struct raw *raw = b->priv;
 
 	if (raw->is_device)
-		return -ENOTSUP;
-	if (size % SECTOR)
+		return size == blk_size(b) ? 0 : -ENOTSUP;
+	if (size % SECTOR && !(b->flags & BLK_FILE))
 		return -EINVAL;
 	if (ftruncate(raw->fd, (off_t)size) < 0)
 		return -errno;
-	b->info.size = size;
+	blk_set_size(b, size);
+	return 0;
+}
+
+static int copy_error(int e)
+{
+	return is_unsupported(e) || e == EXDEV || e == EINVAL || e == EPERM ? -ENOTSUP : -e;
+}
+
+int blk_raw_copy(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off, uint64_t len)
+{
+	off_t in = (off_t)from_off, out = (off_t)to_off;
+	int in_fd = blk_raw_fd(from), out_fd = blk_raw_fd(to);
+
+	if (in_fd < 0 || out_fd < 0)
+		return -ENOTSUP;
+	while (len) {
+		ssize_t n = copy_file_range(in_fd, &in, out_fd, &out, len, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) /* 0: the end of the file, in the padding of its last sector */
+			return n ? copy_error(errno) : -ENOTSUP;
+		len -= (uint64_t)n;
+		if (to->flags & BLK_FILE)
+			grow_to(to, (uint64_t)out);
+	}
 	return 0;
 }
 
 const struct blk_format blk_raw = {
 	.name = "raw",
+	.help = "the bytes of the disk, nothing else",
 	.parallel = true,
 	.probe = raw_probe,
 	.open = raw_open,
@@ -310,6 +382,9 @@ const struct blk_format blk_raw = {
 	.flush = raw_flush,
 	.discard = raw_discard,
 	.write_zeroes = raw_write_zeroes,
-	.extent = raw_extent,
+	.map = raw_map,
 	.resize = raw_resize,
+	.create_options = blk_raw_create_options,
+	.create = blk_raw_create,
+	.measure = blk_raw_measure,
 };
