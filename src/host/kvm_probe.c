@@ -115,12 +115,12 @@ static bool set_cpuid(struct probe *p)
 		{.function = 0x80000000, .eax = 0x80000001},
 		{.function = 0x80000001, .edx = BIT(3) | BIT(6) | BIT(20) | BIT(29)},
 	};
-	struct {
+	union {
 		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[ARRAY_SIZE(entries)];
+		uint8_t bytes[sizeof(struct kvm_cpuid2) + sizeof(entries)];
 	} c = {.head.nent = ARRAY_SIZE(entries)};
 
-	memcpy(c.entries, entries, sizeof(entries));
+	memcpy(c.head.entries, entries, sizeof(entries));
 	return ioctl(p->cpu, KVM_SET_CPUID2, &c) == 0 || broken(p, "KVM_SET_CPUID2");
 }
 
