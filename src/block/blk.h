@@ -58,6 +58,10 @@ int blk_open(struct blk **out, const char *path, const char *format, unsigned fl
 	     struct error *err);
 int blk_open_with(struct blk **out, const char *path, const char *format, unsigned flags,
 		  const struct blk_open_opts *opts, struct error *err);
+/* On bytes that are a disk already (opened with BLK_FILE, or made by blk_wrap): file belongs to the
+ * new disk, also on failure.  path is for messages and for names relative to it. */
+int blk_open_on(struct blk **out, struct blk *file, const char *path, const char *format,
+		unsigned flags, const struct blk_open_opts *opts, struct error *err);
 void blk_close(struct blk *b); /* flushes first; NULL is fine */
 const struct blk_info *blk_info(const struct blk *b);
 uint64_t blk_size(const struct blk *b);    /* info.size, also while another thread extends a file */

@@ -391,6 +391,26 @@ int blk_open_at(struct blk **out, const struct blk_where *where, const char *for
 	return r;
 }
 
+int blk_open_on(struct blk **out, struct blk *file, const char *path, const char *format,
+		unsigned flags, const struct blk_open_opts *opts, struct error *err)
+{
+	struct blk_where where = {.path = path, .fd = -1};
+	struct opening o = {.where = &where,
+			    .opts = opts ? opts : &no_opts,
+			    .path = path,
+			    .flags = flags,
+			    .fmt = blk_format_need(format, err),
+			    .file = file};
+	int r = -EINVAL;
+
+	if (o.fmt == &blk_raw)
+		o.fmt = &blk_raw_over;
+	if (o.fmt)
+		r = open_format(out, &o, -1, err);
+	blk_close(o.file);
+	return r;
+}
+
 int blk_open_with(struct blk **out, const char *path, const char *format, unsigned flags,
 		  const struct blk_open_opts *opts, struct error *err)
 {

@@ -15,7 +15,10 @@ struct blk_source {
 		    const struct blk_open_opts *opts, struct error *err);
 };
 
-extern const struct blk_source *const blk_sources[]; /* ends with NULL */
+/* The sources there are, ends with NULL.  None until a program that links some says so, before it
+ * opens anything; the list is borrowed for ever. */
+void blk_sources_register(const struct blk_source *const *list);
+const struct blk_source *const *blk_sources(void);
 
 /* The source for a name; NULL: a file.  *path is what to open then ("file:a:b" is "a:b").  A name
  * with a scheme nobody takes is refused. */

@@ -6,9 +6,18 @@
 #include <errno.h>
 #include <string.h>
 
-const struct blk_source *const blk_sources[] = {
-	NULL,
-};
+static const struct blk_source *const none[] = {NULL};
+static const struct blk_source *const *sources = none;
+
+void blk_sources_register(const struct blk_source *const *list)
+{
+	sources = list;
+}
+
+const struct blk_source *const *blk_sources(void)
+{
+	return sources;
+}
 
 static size_t scheme_len(const char *name)
 {
@@ -30,10 +39,9 @@ int blk_source_find(const char *name, const struct blk_source **source, const ch
 		*path = name + (strncmp(name, "file:///", 8) ? 5 : 7);
 		return 0;
 	}
-	for (unsigned i = 0; blk_sources[i]; i++) {
-		if (strlen(blk_sources[i]->scheme) == n &&
-		    !memcmp(blk_sources[i]->scheme, name, n)) {
-			*source = blk_sources[i];
+	for (unsigned i = 0; sources[i]; i++) {
+		if (strlen(sources[i]->scheme) == n && !memcmp(sources[i]->scheme, name, n)) {
+			*source = sources[i];
 			return 0;
 		}
 	}
