@@ -1,7 +1,7 @@
 /* history.c - see history.h. */
 #include "history.h"
 
-#include "test.h"
+#include "check.h"
 
 static void *grown(void *p, unsigned n, unsigned *cap, size_t size)
 {

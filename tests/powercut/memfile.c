@@ -1,7 +1,7 @@
 /* memfile.c - see memfile.h. */
 #include "memfile.h"
 
-#include "test.h"
+#include "check.h"
 
 #include "block/iov.h"
 

@@ -7,9 +7,9 @@
  * change in turn, with what was not flushed there, gone, in part, in another order, or torn in the
  * middle. Each of these must open, hold all that the guest had flushed and nothing that it never
  * wrote, check without corruption, and have only leaks that can be repaired.  Prints TAP. */
+#include "check.h"
 #include "history.h"
 #include "memfile.h"
-#include "test.h"
 
 #include "base/error.h"
 
@@ -39,6 +39,7 @@ static const struct pc_case {
 	uint64_t size;
 	unsigned may;
 } cases[] = {
+	{"raw", "raw", {{NULL, NULL}}, 1 * MiB, DO_DISCARD | DO_ZERO | DO_REOPEN},
 	{"qcow2", "qcow2", {{"cluster_size", "4k"}}, 3 * MiB,
 		DO_DISCARD | DO_ZERO | DO_SNAPSHOT | DO_GROW | DO_SHRINK | DO_REOPEN},
 	{"qcow2-512", "qcow2", {{"cluster_size", "512"}, {"refcount_bits", "1"}}, 1 * MiB,
