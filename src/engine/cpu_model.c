@@ -4,7 +4,7 @@
  * that describe sizes (leaves 4, 0xD, 0x80000005 ...) are written here, and whatever depends on the
  * machine or on the state of one CPU (APIC ids, counts, OSXSAVE, OSPKE) is left 0 for the callers
  * named in engine.h to fill in. */
-#include "engine/cpu_model.h"
+#include "engine/cpu_model_impl.h"
 
 #include "base/error.h"
 #include "engine/x86_defs.h"
@@ -163,7 +163,7 @@ static bool feature_of_vendor(const struct cpu_model *m, enum cpu_feature f)
 	return !only || only == (vendor_is_amd(m->vendor) ? CPU_F_AMD : CPU_F_INTEL);
 }
 
-static bool feature_possible(const struct cpu_model *m, enum cpu_feature f)
+bool cpu_model_possible(const struct cpu_model *m, enum cpu_feature f)
 {
 	return feature_of_vendor(m, f) &&
 	       (features[f].flags & CPU_F_SELF || cpu_feature_on_host(f));
@@ -187,13 +187,21 @@ static void drop_orphans(struct cpu_model *m)
 	}
 }
 
+bool cpu_model_consistent(const struct cpu_model *m)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(dependencies); i++)
+		if (cpu_has(m, dependencies[i].feature) && !cpu_has(m, dependencies[i].needs))
+			return false;
+	return true;
+}
+
 /* Switch f on with all it needs.  dependencies[] has no cycle, so this ends. */
 static int feature_add(struct cpu_model *m, enum cpu_feature f, struct error *err)
 {
 	if (!feature_of_vendor(m, f))
 		return err_set(err, EINVAL, "CPU feature %s does not exist on %s CPUs",
 			       features[f].name, m->vendor);
-	if (!feature_possible(m, f))
+	if (!cpu_model_possible(m, f))
 		return err_set(err, ENOTSUP, "this host's CPU lacks the feature %s",
 			       features[f].name);
 	feature_put(m, f, true);
@@ -251,7 +259,7 @@ static int choose_base(struct cpu_model *m, struct error *err)
 static void choose_max(struct cpu_model *m)
 {
 	for (int f = 0; f < CPU_NR_FEATURES; f++)
-		feature_put(m, f, feature_possible(m, f));
+		feature_put(m, f, cpu_model_possible(m, f));
 	drop_orphans(m);
 }
 
@@ -317,7 +325,7 @@ uint32_t cpu_xsave_compacted_size(uint64_t xcr0)
 	return end;
 }
 
-static void set_xsave(struct cpu_model *m)
+void cpu_model_settle(struct cpu_model *m)
 {
 	m->xcr0_supported = 0;
 	if (cpu_has(m, CPU_FEAT_XSAVE))
@@ -365,7 +373,7 @@ static void set_signature(struct cpu_model *m, bool max)
 
 static void set_numbers(struct cpu_model *m, bool max)
 {
-	set_xsave(m);
+	cpu_model_settle(m);
 	set_signature(m, max);
 	/* 40 is what the smallest hosts with second-level paging map. */
 	m->phys_bits = max ? host_phys_bits() : MIN(host_phys_bits(), 40u);

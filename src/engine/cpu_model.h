@@ -53,6 +53,15 @@ uint32_t cpu_xsave_compacted_size(uint64_t xcr0); /* as XSAVEC and XSAVES write 
 /* One CPUID answer before per-CPU and machine corrections; regs: eax ebx ecx edx. */
 void cpu_model_cpuid(const struct cpu_model *m, uint32_t leaf, uint32_t sub, uint32_t regs[4]);
 
+/* A saved VM carries the model its guest has seen, features by name.  What was loaded is checked to
+ * be some model; cpu_model_check says whether this host can be it, naming what it lacks. */
+struct state;
+void cpu_model_state(struct state *s, struct cpu_model *m);
+int cpu_model_check(const struct cpu_model *m, struct error *err);
+
+/* "avx2, bmi1 and 3 more" of a bitmap as long as cpu_model.features; the length as snprintf. */
+int cpu_features_print(const uint64_t *features, char *buf, size_t len);
+
 /* For `hv cpu list`: the models, and the features with what the host says. */
 struct cpu_model_info {
 	const char *name, *summary;

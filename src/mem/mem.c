@@ -394,6 +394,20 @@ void mem_wrote(struct mem *m, gpa_t gpa, uint64_t len)
 	}
 }
 
+/* A host file system that does not know of holes (hugetlbfs) says EINVAL. */
+uint64_t mem_hole(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t offset, left;
+	off_t data;
+
+	if (!ram_find(m, gpa, &offset, &left))
+		return 0;
+	data = lseek(m->fd, (off_t)offset, SEEK_DATA);
+	if (data < 0)
+		return errno == ENXIO ? MIN(len, left) : 0;
+	return MIN((uint64_t)data - offset, MIN(len, left)) & PAGE_MASK;
+}
+
 struct mem_page *mem_page(struct mem *m, gpa_t gpa)
 {
 	uint64_t offset, left;

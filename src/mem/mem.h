@@ -71,6 +71,11 @@ int mem_store64(struct mem *m, gpa_t gpa, uint64_t v);
 uint64_t mem_borrow(struct mem *m, gpa_t gpa, uint64_t len, uint8_t **hva);
 void mem_wrote(struct mem *m, gpa_t gpa, uint64_t len);
 
+/* How many bytes of [gpa, gpa+len) from gpa on nobody has ever written: zeroes that take no host
+ * memory, and would if one read them.  0: there may be something.  Whole pages, in one RAM range.
+ */
+uint64_t mem_hole(struct mem *m, gpa_t gpa, uint64_t len);
+
 /* Engines only: the page record of a RAM gpa, NULL when not RAM. */
 struct mem_page *mem_page(struct mem *m, gpa_t gpa);
 

@@ -16,6 +16,7 @@
 #include "machine/machine.h"
 #include "machine/memmap.h"
 #include "net/net.h"
+#include "state/state.h"
 #include "vm/vm_internal.h"
 
 #include <stdio.h>
@@ -247,4 +248,64 @@ void vm_devices_destroy(struct vm *vm)
 	}
 	DESTROY(i8042_destroy, d->i8042);
 #undef DESTROY
+}
+
+/* --- standing still, saving --------------------------------------------------------------------
+ */
+
+/* Those on virtio, in the order they were made. */
+static unsigned list_virtio(struct vm *vm, struct virtio_dev *list[VM_MAX_DISKS + VM_MAX_NETS + 2])
+{
+	struct vm_devices *d = &vm->devices;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < VM_MAX_DISKS; i++)
+		if (d->vblk[i])
+			list[n++] = virtio_blk_dev(d->vblk[i]);
+	for (unsigned i = 0; i < VM_MAX_NETS; i++)
+		if (d->vnet[i])
+			list[n++] = virtio_net_dev(d->vnet[i]);
+	if (d->vconsole)
+		list[n++] = virtio_console_dev(d->vconsole);
+	if (d->vrng)
+		list[n++] = virtio_rng_dev(d->vrng);
+	return n;
+}
+
+void vm_devices_pause(struct vm *vm)
+{
+	struct virtio_dev *list[VM_MAX_DISKS + VM_MAX_NETS + 2];
+	unsigned n = list_virtio(vm, list);
+
+	for (unsigned i = 0; i < n; i++)
+		virtio_pause(list[i]);
+}
+
+void vm_devices_resume(struct vm *vm)
+{
+	struct virtio_dev *list[VM_MAX_DISKS + VM_MAX_NETS + 2];
+	unsigned n = list_virtio(vm, list);
+
+	for (unsigned i = 0; i < n; i++)
+		virtio_resume(list[i]);
+}
+
+void vm_devices_state(struct state *s, struct vm *vm)
+{
+	struct vm_devices *d = &vm->devices;
+
+	state_enter(s, "devices", 1);
+	i8042_state(s, d->i8042);
+	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
+		uart_state(s, d->uart[i]);
+	if (d->testdev)
+		testdev_state(s, d->testdev);
+	for (unsigned i = 0; i < vm->cfg.nr_disks; i++)
+		virtio_blk_state(s, d->vblk[i]);
+	for (unsigned i = 0; i < vm->cfg.nr_nets; i++)
+		virtio_net_state(s, d->vnet[i]);
+	if (d->vconsole)
+		virtio_console_state(s, d->vconsole);
+	virtio_rng_state(s, d->vrng);
+	state_leave(s);
 }

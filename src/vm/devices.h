@@ -10,6 +10,7 @@
 struct blk;
 struct chardev;
 struct net;
+struct state;
 
 struct vm_devices {
 	struct chardev *chr[VM_MAX_SERIALS], *console_chr, *debug_chr;
@@ -30,3 +31,7 @@ int vm_devices_create(struct vm *vm, struct error *err);
 void vm_devices_legacy(const struct vm *vm, struct machine_legacy *legacy);
 void vm_devices_reset(struct vm *vm); /* those that are not on PCI */
 void vm_devices_destroy(struct vm *vm);
+
+void vm_devices_pause(struct vm *vm); /* waits for I/O under way */
+void vm_devices_resume(struct vm *vm);
+void vm_devices_state(struct state *s, struct vm *vm); /* while paused */

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <unistd.h>
 
 int vcpu_create(struct vcpu *v, struct vm *vm, unsigned index, struct error *err)
 {
@@ -75,6 +76,8 @@ int vcpu_set_state(struct vcpu *v, const struct x86_state *s, struct error *err)
 	pthread_mutex_unlock(&v->lock);
 	v->wait_sipi = s->mp_state == X86_MP_WAIT_SIPI;
 	v->halted = s->mp_state == X86_MP_HALTED;
+	/* What would have ended the halt may be in the state: the engine is asked once. */
+	vcpu_wake(v);
 	return v->vm->engine->cpu_set(v->ec, s, err);
 }
 
@@ -129,6 +132,23 @@ static void vcpu_signal(struct vcpu *v, bool init)
 	v->halted = false;
 }
 
+void vcpu_get_state(struct vcpu *v, struct x86_state *s)
+{
+	unsigned todo;
+
+	pthread_mutex_lock(&v->lock);
+	todo = v->todo;
+	v->todo &= ~(VCPU_INIT | VCPU_SIPI);
+	pthread_mutex_unlock(&v->lock);
+	if (todo & VCPU_INIT)
+		vcpu_signal(v, true);
+	if ((todo & VCPU_SIPI) && v->wait_sipi)
+		vcpu_signal(v, false);
+	v->vm->engine->cpu_get(v->ec, s);
+	if (v->wait_sipi)
+		s->mp_state = X86_MP_WAIT_SIPI;
+}
+
 /* A triple fault resets a PC; here it ends the run, because nearly always it is a bug of the guest
  * that nobody wants to miss. */
 static void vcpu_died(struct vcpu *v)
@@ -170,6 +190,8 @@ static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;
 	unsigned todo;
+
+	atomic_store(&v->tid, gettid());
 
 	while (!((todo = vcpu_wait(v)) & VCPU_QUIT)) {
 		if (todo & VCPU_INIT)

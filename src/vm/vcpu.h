@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct vm;
 
@@ -24,6 +25,7 @@ struct vcpu {
 	struct engine_cpu *ec;
 	pthread_t thread;
 	bool started;
+	atomic_int tid; /* Linux's number of the thread, 0 before it runs */
 
 	pthread_mutex_t lock; /* guards all below; taken inside LAPIC locks, holds none itself */
 	pthread_cond_t changed;
@@ -49,5 +51,6 @@ void vcpu_wake(struct vcpu *v);
 void vcpu_wait_parked(struct vcpu *v); /* after vcpu_request(PARK); not on a vCPU's thread */
 void vcpu_unpark(struct vcpu *v);
 
-/* While parked or not started. */
+/* While parked or not started.  get: with signals that were waiting for the thread applied. */
+void vcpu_get_state(struct vcpu *v, struct x86_state *s);
 int vcpu_set_state(struct vcpu *v, const struct x86_state *s, struct error *err);

@@ -9,12 +9,14 @@
 #include "console/chardev.h"
 #include "machine/machine.h"
 #include "mem/mem.h"
+#include "vm/save.h"
 #include "vm/vm_internal.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -36,6 +38,29 @@ void vm_end(struct vm *vm, enum vm_end how, int code)
 void vm_power_button(struct vm *vm)
 {
 	machine_power_button(vm->machine);
+}
+
+void vm_set_observer(struct vm *vm, void (*fn)(void *opaque, const struct vm_event *ev),
+		     void *opaque)
+{
+	vm->observer = fn;
+	vm->observer_opaque = opaque;
+}
+
+void vm_tell(struct vm *vm, const struct vm_event *ev)
+{
+	if (vm->observer)
+		vm->observer(vm->observer_opaque, ev);
+}
+
+struct evloop *vm_loop(struct vm *vm)
+{
+	return vm->loop;
+}
+
+const struct vm_config *vm_config(const struct vm *vm)
+{
+	return &vm->cfg;
 }
 
 /* Ask every vCPU out of the engine, at once and without waiting. */
@@ -79,7 +104,7 @@ static int vm_load(struct vm *vm, struct error *err)
 	return r;
 }
 
-static bool vm_has_ended(struct vm *vm)
+bool vm_has_ended(struct vm *vm)
 {
 	bool ended;
 
@@ -90,14 +115,17 @@ static bool vm_has_ended(struct vm *vm)
 }
 
 /* On the loop's thread. */
-static void vm_do_reset(void *arg)
+void vm_do_reset(void *arg)
 {
 	struct vm *vm = arg;
 	struct error err;
 
 	if (vm_has_ended(vm)) /* another CPU switched the guest off: it stays parked */
 		return;
-	if (vm->cfg.no_reboot) {
+	if (vm->cfg.no_reboot || !vm->cfg.kernel) {
+		if (!vm->cfg.no_reboot)
+			fprintf(stderr, "hv: the guest restarts: a VM resumed without --kernel "
+					"ends here\n");
 		vm_end(vm, VM_END_RESET, 0);
 		return;
 	}
@@ -112,8 +140,11 @@ static void vm_do_reset(void *arg)
 		vm_end(vm, VM_END_ERROR, 0);
 		return;
 	}
-	for (unsigned i = 0; i < vm->nr_cpus; i++)
+	vm_tell(vm, &(struct vm_event){.what = VM_EVENT_RESET, .guest = !vm->host_reset});
+	vm->host_reset = false;
+	for (unsigned i = 0; i < vm->nr_cpus && !vm->paused; i++)
 		vcpu_unpark(&vm->cpu[i]);
+	memset(vm->paused_tsc, 0, sizeof(vm->paused_tsc)); /* it began anew */
 }
 
 void vm_stop_with(struct vm *vm, enum vm_end how, int code)
@@ -283,6 +314,13 @@ static int vm_create_cpus(struct vm *vm, struct error *err)
 	return r;
 }
 
+static int vm_choose_cpu(struct vm *vm, struct error *err)
+{
+	if (vm->cfg.saved)
+		return vm_saved_cpu(vm->cfg.saved, vm->engine, &vm->model, err);
+	return cpu_model_resolve(&vm->model, vm->cfg.cpu, err);
+}
+
 static int vm_build(struct vm *vm, struct error *err)
 {
 	struct machine_legacy legacy;
@@ -294,7 +332,7 @@ static int vm_build(struct vm *vm, struct error *err)
 	vm_watch_signals(vm);
 	r = mem_create(&vm->mem, err);
 	if (r == 0)
-		r = cpu_model_resolve(&vm->model, vm->cfg.cpu, err);
+		r = vm_choose_cpu(vm, err);
 	if (r == 0)
 		r = vm_create_machine(vm, err);
 	if (r == 0)
@@ -306,7 +344,7 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (r == 0)
 		r = vm_create_cpus(vm, err);
 	if (r == 0)
-		r = vm_load(vm, err);
+		r = vm->cfg.saved ? vm_resume_load(vm, err) : vm_load(vm, err);
 	return r;
 }
 
@@ -387,6 +425,12 @@ static int vm_start_cpus(struct vm *vm, struct error *err)
 	return r;
 }
 
+static bool vm_end_is_guests(enum vm_end how)
+{
+	return how == VM_END_POWEROFF || how == VM_END_RESET || how == VM_END_EXIT_PORT ||
+	       how == VM_END_DIED;
+}
+
 void vm_run(struct vm *vm, struct vm_result *res)
 {
 	uint64_t start = clock_mono_ns();
@@ -396,16 +440,21 @@ void vm_run(struct vm *vm, struct vm_result *res)
 	ev_timer_init(&vm->timeout, vm->loop, on_timeout, vm);
 	if (vm->cfg.timeout_s)
 		ev_timer_arm(&vm->timeout, start + vm->cfg.timeout_s * NSEC_PER_SEC);
+	vm_set_going(vm);
 	if (vm_start_cpus(vm, &err) < 0) {
 		fprintf(stderr, "hv: %s\n", err.msg);
 		vm_end(vm, VM_END_ERROR, 0);
 	}
 	evloop_run(vm->loop);
+	vm_save_cancel(vm);
 	ev_timer_cancel(&vm->timeout);
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		vcpu_join(&vm->cpu[i]);
 	chr_set_quit(NULL, NULL);
 	vm_sum_stats(vm);
 	vm->result.run_ns = clock_mono_ns() - start;
+	vm_tell(vm, &(struct vm_event){.what = VM_EVENT_SHUTDOWN,
+				       .guest = vm_end_is_guests(vm->result.end),
+				       .end = vm->result.end});
 	*res = vm->result;
 }

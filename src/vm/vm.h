@@ -10,7 +10,9 @@
 #include "engine/engine.h"
 
 struct error;
+struct evloop;
 struct vm;
+struct vm_saved;
 
 enum { VM_MAX_CPUS = 64, VM_MAX_DISKS = 16, VM_MAX_NETS = 4, VM_MAX_SERIALS = 4 };
 
@@ -42,6 +44,11 @@ struct vm_config {
 	bool debugcon;  /* port 0xE9 writes to standard output */
 	bool no_reboot; /* a guest reset ends the run like a power-off */
 	unsigned timeout_s;
+
+	/* Go on from here (vm/save.h) instead of loading a kernel; what the guest saw of the board
+	 * has been filled in from it by vm_saved_config.  Borrowed until vm_destroy. */
+	struct vm_saved *saved;
+	bool start_paused; /* run no guest instruction before vm_cont */
 };
 
 enum vm_end {
@@ -67,3 +74,44 @@ void vm_destroy(struct vm *vm);
 
 void vm_end(struct vm *vm, enum vm_end how, int code); /* the first call wins */
 void vm_power_button(struct vm *vm);
+
+/* --- for whoever manages the VM: on its event-loop thread, from vm_create to vm_destroy ---------
+ */
+
+struct evloop *vm_loop(struct vm *vm);
+const struct vm_config *vm_config(const struct vm *vm);
+
+enum vm_run_state {
+	VM_RUNNING,
+	VM_PAUSED, /* no guest instruction runs, the guest's clocks stand, no I/O is under way */
+	VM_SAVING, /* paused, and being written to a file */
+	VM_ENDED,
+};
+enum vm_run_state vm_run_state(struct vm *vm);
+
+void vm_pause(struct vm *vm);                   /* returns when the VM stands; idempotent */
+int vm_cont(struct vm *vm, struct error *err);  /* -EBUSY while it is being saved */
+int vm_reset(struct vm *vm, struct error *err); /* as the reset button; what was paused stays so */
+int vm_cpu_thread(struct vm *vm, unsigned cpu); /* Linux thread id; 0 before it runs */
+
+/* What happens to the VM, told on the same thread.  Strings are borrowed for the call. */
+struct vm_event {
+	enum {
+		VM_EVENT_STOP,
+		VM_EVENT_RESUME,
+		VM_EVENT_RESET,
+		VM_EVENT_POWERDOWN, /* the power button was pressed */
+		VM_EVENT_SHUTDOWN,  /* the run has ended: the last one */
+		VM_EVENT_SAVE_PROGRESS,
+		VM_EVENT_SAVE_DONE,
+		VM_EVENT_SAVE_FAILED,
+	} what;
+	bool guest;       /* RESET, SHUTDOWN: the guest's own doing */
+	enum vm_end end;  /* SHUTDOWN */
+	const char *file; /* SAVE_* */
+	uint64_t done,
+		total;     /* SAVE_PROGRESS: bytes of guest memory; SAVE_DONE: done = file size */
+	const char *error; /* SAVE_FAILED */
+};
+void vm_set_observer(struct vm *vm, void (*fn)(void *opaque, const struct vm_event *ev),
+		     void *opaque);

@@ -10,6 +10,8 @@
 
 #include <stdatomic.h>
 
+struct vm_save_job;
+
 struct vm {
 	struct vm_config cfg;
 	const struct engine *engine;
@@ -30,8 +32,26 @@ struct vm {
 	pthread_mutex_t end_lock; /* guards the next two */
 	bool ended;
 	struct vm_result result;
+
+	/* The loop's thread alone, from here. */
+	bool paused;
+	bool host_reset; /* the reset under way was asked for by the host */
+	uint64_t paused_tsc[VM_MAX_CPUS];
+	struct vm_save_job *save; /* under way; save.c */
+	void (*observer)(void *opaque, const struct vm_event *ev);
+	void *observer_opaque;
 };
 
 /* Any thread, as a rule a vCPU's: no further guest instruction runs after the one that asked. */
 void vm_stop_with(struct vm *vm, enum vm_end how, int code);
 void vm_request_reset(struct vm *vm);
+
+/* The loop's thread. */
+void vm_do_reset(void *vm);
+void vm_tell(struct vm *vm, const struct vm_event *ev);
+bool vm_has_ended(struct vm *vm);
+/* Is a reset on its way that must come before anything else is done with a parked VM?  Does it. */
+void vm_settle_reset(struct vm *vm);
+void vm_set_going(struct vm *vm);   /* before the CPUs start: out of the pause a resume begins in */
+void vm_save_cancel(struct vm *vm); /* waits until the thread has ended; no file is left */
+int vm_resume_load(struct vm *vm, struct error *err);

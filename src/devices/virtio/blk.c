@@ -334,6 +334,11 @@ void virtio_blk_destroy(struct virtio_blk *b)
 	free(b);
 }
 
+struct virtio_dev *virtio_blk_dev(struct virtio_blk *d)
+{
+	return &d->v;
+}
+
 void virtio_blk_state(struct state *s, void *virtio_blk)
 {
 	struct virtio_blk *b = virtio_blk;

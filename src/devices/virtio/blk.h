@@ -27,3 +27,4 @@ int virtio_blk_create(struct virtio_blk **out, const struct virtio_blk_config *c
 		      struct error *err);
 void virtio_blk_destroy(struct virtio_blk *b);
 void virtio_blk_state(struct state *s, void *virtio_blk);
+struct virtio_dev *virtio_blk_dev(struct virtio_blk *d); /* to pause it */

@@ -191,6 +191,11 @@ void virtio_console_destroy(struct virtio_console *con)
 	free(con);
 }
 
+struct virtio_dev *virtio_console_dev(struct virtio_console *d)
+{
+	return &d->v;
+}
+
 void virtio_console_state(struct state *s, void *virtio_console)
 {
 	struct virtio_console *con = virtio_console;

@@ -23,3 +23,4 @@ int virtio_console_create(struct virtio_console **out, const struct virtio_conso
 			  struct error *err);
 void virtio_console_destroy(struct virtio_console *c);
 void virtio_console_state(struct state *s, void *virtio_console);
+struct virtio_dev *virtio_console_dev(struct virtio_console *d); /* to pause it */

@@ -172,6 +172,10 @@ static bool receive_locked(struct virtio_net *n, const uint8_t *frame, size_t le
 	struct vq *q = &n->v.vq[QUEUE_RX];
 	enum placed placed;
 
+	if (n->v.paused && link_up(n)) {
+		n->rx_refused = true; /* virtio_resume wakes the worker, which tells the peer */
+		return false;
+	}
 	if (!virtio_running(&n->v, QUEUE_RX) || !link_up(n) || len > FRAME_MAX)
 		return true;
 	virtio_begin(&n->v, q);
@@ -295,6 +299,11 @@ void virtio_net_destroy(struct virtio_net *n)
 	free(n);
 }
 
+struct virtio_dev *virtio_net_dev(struct virtio_net *d)
+{
+	return &d->v;
+}
+
 void virtio_net_state(struct state *s, void *virtio_net)
 {
 	struct virtio_net *n = virtio_net;
@@ -303,6 +312,8 @@ void virtio_net_state(struct state *s, void *virtio_net)
 	virtio_pci_state(s, &n->pci);
 	pthread_mutex_lock(&n->v.lock);
 	state_bytes(s, "config", n->config, sizeof(n->config));
+	if (state_loading(s))
+		n->rx_refused = true; /* as driver_ok: opens the traffic */
 	pthread_mutex_unlock(&n->v.lock);
 	state_leave(s);
 }

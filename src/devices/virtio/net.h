@@ -28,5 +28,6 @@ int virtio_net_create(struct virtio_net **out, const struct virtio_net_config *c
 		      struct error *err);
 void virtio_net_destroy(struct virtio_net *n);
 void virtio_net_state(struct state *s, void *virtio_net);
+struct virtio_dev *virtio_net_dev(struct virtio_net *d); /* to pause it */
 /* Pull or plug the cable.  Any thread. */
 void virtio_net_set_link(struct virtio_net *n, bool up);

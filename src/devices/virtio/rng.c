@@ -94,6 +94,11 @@ void virtio_rng_destroy(struct virtio_rng *g)
 	free(g);
 }
 
+struct virtio_dev *virtio_rng_dev(struct virtio_rng *d)
+{
+	return &d->v;
+}
+
 void virtio_rng_state(struct state *s, void *virtio_rng)
 {
 	struct virtio_rng *g = virtio_rng;

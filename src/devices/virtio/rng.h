@@ -20,3 +20,4 @@ int virtio_rng_create(struct virtio_rng **out, const struct virtio_rng_config *c
 		      struct error *err);
 void virtio_rng_destroy(struct virtio_rng *r);
 void virtio_rng_state(struct state *s, void *virtio_rng);
+struct virtio_dev *virtio_rng_dev(struct virtio_rng *d); /* to pause it */

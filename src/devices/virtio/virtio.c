@@ -177,8 +177,24 @@ bool virtio_running(const struct virtio_dev *v, unsigned queue)
 {
 	bool legacy = !virtio_has(v, VIRTIO_F_VERSION_1) && (v->status & VIRTIO_STATUS_DRIVER);
 
-	return !v->resetting && !(v->status & VIRTIO_STATUS_NEEDS_RESET) && v->vq[queue].ready &&
-	       (legacy || (v->status & VIRTIO_STATUS_DRIVER_OK));
+	return !v->resetting && !v->paused && !(v->status & VIRTIO_STATUS_NEEDS_RESET) &&
+	       v->vq[queue].ready && (legacy || (v->status & VIRTIO_STATUS_DRIVER_OK));
+}
+
+void virtio_pause(struct virtio_dev *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->paused = true;
+	wait_released(v);
+	pthread_mutex_unlock(&v->lock);
+}
+
+void virtio_resume(struct virtio_dev *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->paused = false;
+	pthread_mutex_unlock(&v->lock);
+	kick_all(v); /* notifications of meanwhile, and from before a state was saved */
 }
 
 bool virtio_has(const struct virtio_dev *v, unsigned feature)

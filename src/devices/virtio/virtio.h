@@ -81,6 +81,7 @@ struct virtio_dev {
 	uint64_t offered, features;
 	uint8_t status, config_gen;
 	bool resetting;  /* a reset waits for I/O; everything else is ignored meanwhile */
+	bool paused;     /* the VM stands: the queues are left alone */
 	unsigned budget; /* chains this round may still take */
 	unsigned held;   /* see virtio_hold */
 	pthread_cond_t released;
@@ -99,6 +100,10 @@ int virtio_init(struct virtio_dev *v, const struct virtio_config *cfg, const str
 void virtio_stop(struct virtio_dev *v); /* the worker has ended, no guest memory is borrowed */
 void virtio_fini(struct virtio_dev *v); /* after virtio_stop */
 void virtio_state(struct state *s, struct virtio_dev *v); /* takes the lock */
+/* While paused guest memory is not touched: when virtio_pause returns, all I/O under way has been
+ * completed, and what the driver offers waits for virtio_resume.  Any thread but the worker. */
+void virtio_pause(struct virtio_dev *v);
+void virtio_resume(struct virtio_dev *v);
 
 /* ---- for devices: lock held ---- */
 bool virtio_has(const struct virtio_dev *v, unsigned feature);

@@ -433,14 +433,16 @@ static void set_events(struct cpu *cpu, const struct x86_state *s)
 					      (s->event_pending ? CPU_EV_INJECT : 0u));
 }
 
-/* All vCPUs of a VM are set one after another, from states that were taken one after another, and
- * their counters must still agree: offsets less than a second apart are taken for the same. */
+/* A state that was taken a moment ago and comes back, changed, is no reason to turn the counter
+ * back.  All vCPUs of a VM are set one after another, from states that were taken one after
+ * another, and their counters must still agree: offsets less than a second apart are taken for the
+ * same. */
 static void set_tsc(struct cpu *cpu, uint64_t tsc)
 {
 	struct soft_vm *vm = cpu->vm;
 	uint64_t offset = tsc - host_tsc(), second = vm->tsc_khz * 1000;
 
-	if (offset - cpu->tsc_offset + second < 2 * second)
+	if (cpu->tsc_offset - offset < second)
 		return;
 	if (vm->tsc_offset_known && offset - vm->tsc_offset + second < 2 * second)
 		offset = vm->tsc_offset;
