@@ -2,11 +2,10 @@
 #include "source/spool.h"
 
 #include "base/error.h"
+#include "base/tmpfile.h"
 #include "block/format.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,39 +19,18 @@ struct spool {
 	uint8_t chunk[SPOOL_CHUNK];
 };
 
-static int open_unnamed(void)
-{
-	const char *dir = getenv("TMPDIR");
-	char path[512];
-	int fd;
-
-	if (!dir || !*dir)
-		dir = "/var/tmp";
-	fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL))
-		return fd;
-	if (snprintf(path, sizeof(path), "%s/hv-spool.XXXXXX", dir) >= (int)sizeof(path)) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	fd = mkostemp(path, O_CLOEXEC);
-	if (fd >= 0)
-		unlink(path);
-	return fd;
-}
-
 int spool_create(struct spool **out, struct error *err)
 {
 	struct spool *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return err_errno(err, ENOMEM, "temporary file");
-	s->fd = open_unnamed();
+	s->fd = tmpfile_open(err);
 	if (s->fd < 0) {
-		int e = errno;
+		int r = s->fd;
 
 		free(s);
-		return err_errno(err, e, "cannot make a temporary file (TMPDIR names the place)");
+		return r;
 	}
 	*out = s;
 	return 0;
