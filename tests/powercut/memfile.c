@@ -133,6 +133,7 @@ static int memfile_writev(struct blk *b, const struct iovec *iov, unsigned n, ui
 		to += iov[i].iov_len;
 	}
 	memfile_change(f, (struct cut_entry){CHANGE_WRITE, off, len, data});
+	blk_set_size(b, f->size);
 	return 0;
 }
 
@@ -150,7 +151,10 @@ static int memfile_discard(struct blk *b, uint64_t off, uint64_t len)
 
 static int memfile_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap)
 {
-	memfile_change(b->priv, (struct cut_entry){CHANGE_ZERO, off, len, NULL});
+	struct memfile *f = b->priv;
+
+	memfile_change(f, (struct cut_entry){CHANGE_ZERO, off, len, NULL});
+	blk_set_size(b, f->size);
 	return 0;
 }
 
