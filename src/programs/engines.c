@@ -8,7 +8,7 @@
 
 const struct engine *const hv_engines[] = {&engine_soft, NULL};
 
-static const struct engine *engine_find(const char *name)
+const struct engine *engine_find(const char *name)
 {
 	for (unsigned i = 0; hv_engines[i]; i++)
 		if (!strcmp(hv_engines[i]->name, name))

@@ -12,6 +12,7 @@
 static const struct hv_command commands[] = {
 	{"run", "start a VM in the foreground", cmd_run},
 	{"cpu", "list CPU models and features", cmd_cpu},
+	{"doctor", "explain the state of this host and what to do", cmd_doctor},
 };
 
 static void print_help(FILE *out)

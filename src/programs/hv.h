@@ -21,6 +21,7 @@ struct hv_command {
 
 int cmd_run(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 
 /* "hv run: MESSAGE" on standard error; returns HV_EXIT_USAGE with a hint at --help. */
 int usage_error(const char *command, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -31,5 +32,6 @@ int parse_number(const char *text, uint64_t max, uint64_t *value);
 
 /* The engines this build has, best first. */
 extern const struct engine *const hv_engines[];
+const struct engine *engine_find(const char *name); /* NULL: not in this build */
 /* Choose by name or "auto".  why: a few words for the person ("no /dev/kvm"). */
 const struct engine *engine_choose(const char *name, const char **why, struct error *err);
