@@ -187,6 +187,11 @@ int blk_map(struct blk *b, uint64_t off, struct blk_map *m)
 	return r;
 }
 
+bool blk_same_file(const struct blk *a, const struct blk *b)
+{
+	return a == b || (a->ino && a->ino == b->ino && a->dev == b->dev);
+}
+
 int blk_extent(struct blk *b, uint64_t off, uint64_t *len, enum blk_extent *what)
 {
 	struct blk_map m = {.len = *len};
@@ -249,7 +254,7 @@ int blk_resize(struct blk *b, uint64_t size)
 }
 
 int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off,
-		   uint64_t len)
+		   uint64_t len, bool share)
 {
 	int r = check(from, from_off, len, false);
 
@@ -257,7 +262,7 @@ int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t
 		r = check(to, to_off, len, true);
 	if (r < 0 || !len)
 		return r;
-	return blk_raw_copy(from, from_off, to, to_off, len);
+	return blk_raw_copy(from, from_off, to, to_off, len, share);
 }
 
 /* ---- compressed clusters ---- */

@@ -96,15 +96,17 @@ struct blk_map {
 	uint64_t host_off; /* there */
 };
 int blk_map(struct blk *b, uint64_t off, struct blk_map *m);
+bool blk_same_file(const struct blk *a, const struct blk *b); /* two .hosts */
 
 /* Change the virtual size, with nothing else in flight; new bytes read as zeroes.  -ENOTSUP when
  * the format cannot. */
 int blk_resize(struct blk *b, uint64_t size);
 
-/* Copy between two files inside the kernel, sharing blocks where the file system can.  -ENOTSUP
- * when either is not a file of this host, or they cannot: then read and write. */
+/* Copy between two files inside the kernel.  share: only if the file system makes them share the
+ * blocks, which takes no time.  -ENOTSUP when either is not a file of this host, or they cannot:
+ * then read and write. */
 int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off,
-		   uint64_t len);
+		   uint64_t len, bool share);
 
 /* Compressed clusters, for images made in one go.  blk_pack makes one from cluster bytes (the last
  * one of a disk may be shorter): 0 and *out_len <= cap, or -E2BIG when it does not get smaller.

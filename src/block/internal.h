@@ -31,8 +31,8 @@ void blk_refs_put(struct blk_refs *refs);
  * before. */
 int blk_raw_create_fd(const char *path, bool overwrite, int *fd, bool *made, struct error *err);
 /* As blk_copy_range, checked. */
-int blk_raw_copy(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off,
-		 uint64_t len);
+int blk_raw_copy(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off, uint64_t len,
+		 bool share);
 extern const struct blk_option blk_raw_create_options[];
 int blk_raw_create(const struct blk_create *c, struct error *err);
 int blk_raw_measure(const struct blk_kv *opt, unsigned n, struct blk_measure *m, struct error *err);

@@ -349,13 +349,28 @@ static int copy_error(int e)
 	return is_unsupported(e) || e == EXDEV || e == EINVAL || e == EPERM ? -ENOTSUP : -e;
 }
 
-int blk_raw_copy(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off, uint64_t len)
+static int raw_share(int in_fd, uint64_t in, struct blk *to, uint64_t out, uint64_t len)
+{
+	struct file_clone_range range = {
+		.src_fd = in_fd, .src_offset = in, .src_length = len, .dest_offset = out};
+
+	if (ioctl(blk_raw_fd(to), FICLONERANGE, &range) < 0)
+		return errno == ENOTTY ? -ENOTSUP : copy_error(errno);
+	if (to->flags & BLK_FILE)
+		grow_to(to, out + len);
+	return 0;
+}
+
+int blk_raw_copy(struct blk *from, uint64_t from_off, struct blk *to, uint64_t to_off, uint64_t len,
+		 bool share)
 {
 	off_t in = (off_t)from_off, out = (off_t)to_off;
 	int in_fd = blk_raw_fd(from), out_fd = blk_raw_fd(to);
 
 	if (in_fd < 0 || out_fd < 0)
 		return -ENOTSUP;
+	if (share)
+		return raw_share(in_fd, from_off, to, to_off, len);
 	while (len) {
 		ssize_t n = copy_file_range(in_fd, &in, out_fd, &out, len, 0);
 
