@@ -28,6 +28,8 @@ struct blk {
 	unsigned flags;       /* BLK_* as opened */
 	struct blk *file;     /* .on_file: the bytes it lives in */
 	struct blk *backing;  /* the driver's open() may set it by blk_ref_open */
+	/* As the image has them, also with BLK_NO_BACKING; malloc'd by the driver, freed for it. */
+	char *backing_name, *backing_format;
 	char *path;
 	struct blk_refs *refs;
 	unsigned depth; /* 0: opened by a user; else how many images led here */
@@ -157,6 +159,7 @@ int blk_kv_number(const struct blk_kv *kv, unsigned n, const char *key, uint64_t
 int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 	     const struct blk_info *info, unsigned flags, struct error *err);
 
+extern const struct blk_format blk_vdi;
 extern const struct blk_format blk_raw;
 extern const struct blk_format blk_raw_over; /* raw on a file that is not one of this host */
 
