@@ -20,6 +20,7 @@ struct hv_command {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_control(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 

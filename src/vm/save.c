@@ -222,8 +222,8 @@ static void save_ended(void *arg)
 	pthread_join(job->thread, NULL);
 	evloop_unpost(vm->loop, save_told, job);
 	vm->save = NULL;
-	save_tell_end(job);
 	save_then(vm, job);
+	save_tell_end(job);
 	job_free(job);
 }
 

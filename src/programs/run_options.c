@@ -1,0 +1,325 @@
+/* run_options.c - see run_options.h. */
+#include "programs/run_options.h"
+
+#include "base/log.h"
+#include "programs/hv.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+static void print_help(void)
+{
+	printf("Usage: hv run --kernel FILE [OPTION]...\n"
+	       "       hv run --resume FILE [OPTION]...\n\n"
+	       "Starts a VM in the foreground and ends when it powers off.\n\n"
+	       "Guest:\n"
+	       "  --kernel FILE         Linux bzImage, PVH or multiboot 1 kernel\n"
+	       "  --initrd FILE         initial RAM disk; for multiboot: 'FILE ARGS,FILE ARGS'\n"
+	       "  --append TEXT         kernel command line\n"
+	       "  --cpus N              virtual CPUs, 1 to %d (1)\n"
+	       "  --memory SIZE         guest memory: 512M, 2G; a plain number is MiB (512M)\n"
+	       "  --cpu MODEL           CPU model: base, max, or base,+avx2,-aes (max)\n"
+	       "  --engine NAME         auto or soft (auto)\n\n"
+	       "Devices:\n"
+	       "  --disk FILE[,format=raw][,bus=virtio][,readonly=on]\n"
+	       "                        a disk; may be given up to %d times\n"
+	       "  --net user[,forward=tcp:HOSTPORT:GUESTPORT]...|none\n"
+	       "                        network card behind user-mode NAT (none)\n"
+	       "  --serial stdio|file=PATH|unix=PATH|null\n"
+	       "                        COM1, given again COM2 to COM4 (stdio)\n"
+	       "  --console SPEC        a virtio console (hvc0), SPEC as for --serial\n"
+	       "  --exit-port PORT      a guest write of V ends hv with status (V<<1)|1\n"
+	       "  --testdev             ports and memory for public CPU test suites (see "
+	       "hv-run(1))\n"
+	       "  --debugcon            bytes written to port 0xE9 appear on standard output\n\n"
+	       "Running:\n"
+	       "  --control unix=PATH   a control socket: see hv-control(1)\n"
+	       "  --resume FILE         go on with a VM that was saved through its control socket\n"
+	       "  --paused              run nothing before 'hv control PATH cont'\n"
+	       "  --no-reboot           end, with status 0, when the guest resets\n"
+	       "  --timeout SECONDS     end with status 124 after this long\n"
+	       "  --stats               print what the engine did when the VM has ended\n"
+	       "  --log SPEC            what to log: debug, or COMPONENT=LEVEL,...\n"
+	       "  --help                this text\n\n"
+	       "With --serial stdio on a terminal: Ctrl-A x leaves, Ctrl-A h lists the keys.\n\n"
+	       "Exit status: 0 the guest powered off, 1 the host failed, 2 wrong usage, 3 the "
+	       "guest\n"
+	       "died of a triple fault, 124 time-out, or the value from the exit port.\n",
+	       VM_MAX_CPUS, VM_MAX_DISKS);
+}
+
+/* Split "FILE,key=value,..." in place; returns what stands before the first comma. */
+static char *split_options(char *text, char **rest)
+{
+	*rest = strchr(text, ',');
+	if (*rest)
+		*(*rest)++ = 0;
+	return text;
+}
+
+static int parse_switch(const char *value, bool *on)
+{
+	if (!strcmp(value, "on") || !strcmp(value, "off")) {
+		*on = !strcmp(value, "on");
+		return 0;
+	}
+	return -1;
+}
+
+static int parse_disk(struct run_options *o, char *arg)
+{
+	struct vm_disk *d = &o->vm.disk[o->vm.nr_disks];
+	char *rest;
+
+	if (o->vm.nr_disks == VM_MAX_DISKS)
+		return usage_error("run", "more than %d disks", VM_MAX_DISKS);
+	d->path = split_options(arg, &rest);
+	d->format = "raw";
+	for (char *key; rest && *rest;) {
+		char *value;
+
+		key = split_options(rest, &rest);
+		value = strchr(key, '=');
+		if (value)
+			*value++ = 0;
+		if (value && !strcmp(key, "format"))
+			d->format = value;
+		else if (value && !strcmp(key, "bus") && !strcmp(value, "virtio"))
+			continue;
+		else if (value && !strcmp(key, "bus"))
+			return usage_error("run", "--disk: bus '%s' is not known; use virtio",
+					   value);
+		else if (!value || strcmp(key, "readonly") || parse_switch(value, &d->readonly))
+			return usage_error("run", "--disk: '%s%s%s' is not understood", key,
+					   value ? "=" : "", value ? value : "");
+	}
+	if (!*d->path)
+		return usage_error("run", "--disk: no file is named");
+	o->vm.nr_disks++;
+	return 0;
+}
+
+static int parse_net(struct run_options *o, char *arg)
+{
+	char *rest, *kind = split_options(arg, &rest);
+
+	if (!strcmp(kind, "none") && !rest) {
+		o->vm.nr_nets = 0;
+		return 0;
+	}
+	if (strcmp(kind, "user"))
+		return usage_error("run", "--net: '%s' is not known; use user or none", kind);
+	if (o->vm.nr_nets == VM_MAX_NETS)
+		return usage_error("run", "more than %d network cards", VM_MAX_NETS);
+	o->vm.net[o->vm.nr_nets++] = rest ? rest : "";
+	return 0;
+}
+
+static int parse_engine(struct run_options *o, char *arg)
+{
+	char *rest;
+
+	o->engine = split_options(arg, &rest);
+	o->vm.engine_options = rest ? rest : "";
+	return 0;
+}
+
+static int parse_amount(const char *option, const char *arg, uint64_t min, uint64_t max,
+			uint64_t *v)
+{
+	if (parse_number(arg, max, v) == 0 && *v >= min)
+		return 0;
+	return usage_error("run", "--%s: '%s' is not a number from %llu to %llu", option, arg,
+			   (unsigned long long)min, (unsigned long long)max);
+}
+
+static int parse_memory(struct run_options *o, const char *arg)
+{
+	uint64_t bytes;
+
+	if (parse_size(arg, MiB, &bytes) < 0 || bytes < MiB || bytes % MiB || bytes > 4096 * GiB)
+		return usage_error("run", "--memory: '%s' is not a size such as 512M or 2G", arg);
+	o->vm.memory = bytes;
+	return 0;
+}
+
+static int parse_control(struct run_options *o, const char *arg)
+{
+	if (strncmp(arg, "unix=", 5) || !arg[5])
+		return usage_error("run", "--control: '%s' is not unix=PATH", arg);
+	o->control = arg + 5;
+	return 0;
+}
+
+static int parse_serial(struct run_options *o, const char *arg)
+{
+	if (o->vm.nr_serials == VM_MAX_SERIALS)
+		return usage_error("run", "more than %d serial ports", VM_MAX_SERIALS);
+	o->vm.serial[o->vm.nr_serials++] = arg;
+	return 0;
+}
+
+enum {
+	OPT_KERNEL = 256,
+	OPT_INITRD,
+	OPT_APPEND,
+	OPT_CPUS,
+	OPT_MEMORY,
+	OPT_CPU,
+	OPT_ENGINE,
+	OPT_DISK,
+	OPT_NET,
+	OPT_SERIAL,
+	OPT_CONSOLE,
+	OPT_EXIT_PORT,
+	OPT_TESTDEV,
+	OPT_DEBUGCON,
+	OPT_NO_REBOOT,
+	OPT_TIMEOUT,
+	OPT_STATS,
+	OPT_LOG,
+	OPT_CONTROL,
+	OPT_RESUME,
+	OPT_PAUSED,
+};
+
+static const struct option long_options[] = {
+	{"kernel", required_argument, NULL, OPT_KERNEL},
+	{"initrd", required_argument, NULL, OPT_INITRD},
+	{"append", required_argument, NULL, OPT_APPEND},
+	{"cpus", required_argument, NULL, OPT_CPUS},
+	{"memory", required_argument, NULL, OPT_MEMORY},
+	{"cpu", required_argument, NULL, OPT_CPU},
+	{"engine", required_argument, NULL, OPT_ENGINE},
+	{"disk", required_argument, NULL, OPT_DISK},
+	{"net", required_argument, NULL, OPT_NET},
+	{"serial", required_argument, NULL, OPT_SERIAL},
+	{"console", required_argument, NULL, OPT_CONSOLE},
+	{"exit-port", required_argument, NULL, OPT_EXIT_PORT},
+	{"testdev", no_argument, NULL, OPT_TESTDEV},
+	{"debugcon", no_argument, NULL, OPT_DEBUGCON},
+	{"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
+	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"stats", no_argument, NULL, OPT_STATS},
+	{"log", required_argument, NULL, OPT_LOG},
+	{"control", required_argument, NULL, OPT_CONTROL},
+	{"resume", required_argument, NULL, OPT_RESUME},
+	{"paused", no_argument, NULL, OPT_PAUSED},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static int parse_option(struct run_options *o, int c, char *arg)
+{
+	struct error err;
+	uint64_t v;
+
+	switch (c) {
+	case OPT_KERNEL:
+		o->vm.kernel = arg;
+		return 0;
+	case OPT_INITRD:
+		o->vm.initrd = arg;
+		return 0;
+	case OPT_APPEND:
+		o->vm.append = arg;
+		return 0;
+	case OPT_CPUS:
+		if (parse_amount("cpus", arg, 1, VM_MAX_CPUS, &v))
+			return HV_EXIT_USAGE;
+		o->vm.cpus = v;
+		return 0;
+	case OPT_MEMORY:
+		return parse_memory(o, arg);
+	case OPT_CPU:
+		o->vm.cpu = arg;
+		return 0;
+	case OPT_ENGINE:
+		return parse_engine(o, arg);
+	case OPT_DISK:
+		return parse_disk(o, arg);
+	case OPT_NET:
+		return parse_net(o, arg);
+	case OPT_SERIAL:
+		return parse_serial(o, arg);
+	case OPT_CONSOLE:
+		o->vm.console = arg;
+		return 0;
+	case OPT_EXIT_PORT:
+		if (parse_amount("exit-port", arg, 0, 0xffff, &v))
+			return HV_EXIT_USAGE;
+		o->vm.exit_port = v;
+		return 0;
+	case OPT_TESTDEV:
+		o->vm.testdev = true;
+		return 0;
+	case OPT_DEBUGCON:
+		o->vm.debugcon = true;
+		return 0;
+	case OPT_NO_REBOOT:
+		o->vm.no_reboot = true;
+		return 0;
+	case OPT_TIMEOUT:
+		if (parse_amount("timeout", arg, 1, 86400 * 365, &v))
+			return HV_EXIT_USAGE;
+		o->vm.timeout_s = v;
+		return 0;
+	case OPT_STATS:
+		o->stats = true;
+		return 0;
+	case OPT_CONTROL:
+		return parse_control(o, arg);
+	case OPT_RESUME:
+		o->resume = arg;
+		return 0;
+	case OPT_PAUSED:
+		o->vm.start_paused = true;
+		return 0;
+	case OPT_LOG:
+		if (log_configure(arg, &err) < 0)
+			return usage_error("run", "--log: %s", err.msg);
+		return 0;
+	default:
+		return usage_error("run", "the options above are not understood");
+	}
+}
+
+/* What a fresh VM is when nobody says otherwise; a saved one knows. */
+static int settle(struct run_options *o)
+{
+	if (o->resume)
+		return 0;
+	if (!o->vm.kernel)
+		return usage_error("run", "nothing to boot: name a kernel with --kernel");
+	o->vm.cpu = o->vm.cpu ? o->vm.cpu : "max";
+	o->vm.cpus = o->vm.cpus ? o->vm.cpus : 1;
+	o->vm.memory = o->vm.memory ? o->vm.memory : 512 * MiB;
+	if (!o->vm.nr_serials)
+		o->vm.serial[o->vm.nr_serials++] = "stdio";
+	return 0;
+}
+
+int run_options_parse(struct run_options *o, int argc, char **argv, bool *help)
+{
+	int c, r;
+
+	*help = false;
+	*o = (struct run_options){
+		.engine = "auto",
+		.vm = {.engine_options = "", .exit_port = -1},
+	};
+	while ((c = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
+		if (c == 'h') {
+			print_help();
+			*help = true;
+			return 0;
+		}
+		r = parse_option(o, c, optarg);
+		if (r)
+			return r;
+	}
+	if (optind < argc)
+		return usage_error("run", "'%s' is not an option", argv[optind]);
+	return settle(o);
+}
