@@ -69,9 +69,10 @@ static void clocks_read(uint64_t *tsc, uint64_t *ns)
 	}
 }
 
+/* A millisecond is enough for a few millionths, and is waited for at each start. */
 static uint64_t tsc_khz_measured(void)
 {
-	const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+	const struct timespec pause = {.tv_nsec = 1000 * 1000};
 	uint64_t tsc0 = 0, tsc1 = 0, ns0 = 0, ns1 = 0;
 
 	clocks_read(&tsc0, &ns0);
