@@ -43,17 +43,8 @@ static int plugin_config(const char *key, const char *value)
 {
 	int on;
 
-	if (!strcmp(key, "image")) {
-		/* After going to the background relative names would mean something else; a
-		 * name with a scheme is none of the file system. */
-		char *path = strstr(value, "://") || strchr(value, '!')
-				     ? strdup(value)
-				     : nbdkit_absolute_path(value);
-
-		free(disk.image);
-		disk.image = path;
-		return path ? 0 : -1;
-	}
+	if (!strcmp(key, "image"))
+		return set_text(&disk.image, value);
 	if (!strcmp(key, "format"))
 		return set_text(&disk.format, value);
 	if (!strcmp(key, "snapshot"))
