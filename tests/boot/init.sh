@@ -64,6 +64,71 @@ run_load() { # all CPUs busy for a while, each checking its own sums
 	echo "LOAD-SUMS $(cat /tmp/sum.* | sort -u | wc -l) of $(ls /tmp/sum.* | wc -l)"
 }
 
+# From here: guests that are saved and resumed in the middle (resume.py).
+
+run_sums() { # each CPU its own chain of sums, where each step needs the one before
+	n=$(nproc)
+	for c in $(seq 1 "$n"); do
+		(
+			echo "start $c" >/tmp/chain.$c
+			for i in $(seq 1 "$(word steps)"); do
+				{ dd if=/dev/zero bs=64k count=8 2>/dev/null; cat /tmp/chain.$c; } |
+					sha256sum >/tmp/next.$c
+				mv /tmp/next.$c /tmp/chain.$c
+				echo "STEP $c $i"
+			done
+			echo "CHAIN $c $(cut -d' ' -f1 /tmp/chain.$c)"
+		) &
+	done
+	wait
+	echo "SUMS-DONE"
+}
+
+run_journal() { # files written through to the disk one by one, some appended to, some removed
+	load_modules
+	mount -t ext4 /dev/vda /mnt || { echo "JOURNAL-FAIL mount"; return; }
+	for i in $(seq 1 "$(word steps)"); do
+		yes "line of file $i" | head -c 200000 | dd of=/mnt/f$i bs=16k conv=fsync 2>/dev/null ||
+			echo "JOURNAL-FAIL write $i"
+		echo "entry $i" >>/mnt/log
+		[ $((i % 3)) = 0 ] && rm /mnt/f$((i - 1))
+		sync
+		echo "STEP 1 $i"
+	done
+	echo 3 >/proc/sys/vm/drop_caches
+	echo "JOURNAL-SUM $(cat /mnt/f* /mnt/log | sha256sum | cut -d' ' -f1)"
+	dmesg -r | grep -E '^<[0-4]>.*(EXT4|I/O error|vda)' && echo "JOURNAL-FAIL messages"
+	umount /mnt && echo "JOURNAL-DONE"
+}
+
+run_ticks() { # timers and clocks: sleeps last what they should by the guest's own time
+	for i in $(seq 1 "$(word steps)"); do
+		a=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+		sleep 0.3
+		b=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+		echo "TICK $i $((b - a))"
+		echo "STEP 1 $i"
+	done
+	echo "CLOCKSOURCE $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	dmesg | grep -iE 'unstable|stall|lockup|hung' && echo "TICKS-FAIL messages"
+	echo "TICKS-DONE"
+}
+
+run_fetch() { # a download that the host may cut off, and once more until it is whole
+	load_modules
+	network_up
+	mount -t tmpfs -o size=80% tmp /tmp
+	for i in 1 2 3 4 5 6; do
+		echo "FETCH-BEGIN $i"
+		if timeout 15 wget -q -O /tmp/data "http://10.0.2.2:$(word port)/"; then
+			echo "FETCH-SUM $(sha256sum </tmp/data | cut -d' ' -f1)"
+			break
+		fi
+		echo "FETCH-CUT $i"
+	done
+	echo "FETCH-DONE"
+}
+
 run_devices() { # say what the guest sees of each device, and use each
 	load_modules
 	for d in /sys/block/vd*; do
@@ -109,6 +174,10 @@ clock)
 devices) run_devices ;;
 restart) run_restart ;;
 messages) run_messages ;;
+sums) run_sums ;;
+journal) run_journal ;;
+ticks) run_ticks ;;
+fetch) run_fetch ;;
 memory) run_memory ;;
 shell) setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1' ;;
 reboot) reboot -f ;;
