@@ -161,6 +161,7 @@ int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 
 extern const struct blk_format blk_vdi;
 extern const struct blk_format blk_raw;
+extern const struct blk_format blk_vmdk;
 extern const struct blk_format blk_raw_over; /* raw on a file that is not one of this host */
 
 /* raw.c: the descriptor of a file of this host, or -1. */
