@@ -408,6 +408,35 @@ int cpu_model_resolve(struct cpu_model *m, const char *spec, struct error *err)
 	return 0;
 }
 
+/* Is "+name" among the words of spec? */
+static bool spec_asks_for(const char *spec, enum cpu_feature f)
+{
+	for (const char *w = strchr(spec, ','); w; w = strchr(w + 1, ','))
+		if (w[1] == '+' && feature_find(w + 2, strcspn(w + 2, ",")) == (int)f)
+			return true;
+	return false;
+}
+
+int cpu_model_fit(struct cpu_model *m, const char *spec, const uint64_t *lacks, struct error *err)
+{
+	bool max = strcspn(spec, ",") == 3 && !memcmp(spec, "max", 3);
+
+	for (int f = 0; f < CPU_NR_FEATURES; f++) {
+		if (!(lacks[f / 64] >> (f % 64) & 1))
+			continue;
+		if (!max || spec_asks_for(spec, f))
+			return err_set(err, ENOTSUP,
+				       "CPU feature %s: the engine cannot give it to a guest here; try "
+				       "another model or --engine soft",
+				       features[f].name);
+		feature_put(m, f, false);
+	}
+	drop_orphans(m);
+	cpu_model_settle(m);
+	m->virt_bits = cpu_has(m, CPU_FEAT_LA57) ? 57 : cpu_has(m, CPU_FEAT_LM) ? 48 : 32;
+	return 0;
+}
+
 /* --- CPUID -------------------------------------------------------------------------------------
  */
 

@@ -44,6 +44,11 @@ static inline bool cpu_model_is_amd(const struct cpu_model *m)
  * refused with a sentence that names it. */
 int cpu_model_resolve(struct cpu_model *m, const char *spec, struct error *err);
 
+/* Remove those of `lacks` (as long as m->features) and what needs them, for an engine that cannot
+ * give them: engine.cpu_lacks.  A feature that `spec` asked for by name, or that belongs to another
+ * model than max, is refused instead. */
+int cpu_model_fit(struct cpu_model *m, const char *spec, const uint64_t *lacks, struct error *err);
+
 /* Where a component of XCR0 is in the standard XSAVE area of this host's maker; false: none such.
  * And the bytes of that area when the components of xcr0 are in use. */
 bool cpu_xsave_component(unsigned component, uint32_t *offset, uint32_t *size);

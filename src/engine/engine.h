@@ -100,6 +100,10 @@ struct engine_stats {
 	uint64_t smc_hits; /* decoded blocks dropped because their bytes were written */
 	uint64_t exits_mmio, exits_pio;
 	uint64_t interrupts, exceptions;
+	/* A translator's: blocks made into host code, dropped because their bytes changed, jumps
+	 * from block to block made direct, times all were given up for room, single instructions
+	 * left to the interpreter, times translated code was entered. */
+	uint64_t blocks_translated, xblocks_dropped, links, evictions, interp_calls, entries;
 };
 
 /* --- interrupt chips inside an engine -----------------------------------------------------------
@@ -140,6 +144,8 @@ struct engine_pic {
 	uint8_t elcr;
 };
 
+enum { ENGINE_GSI_PIC = 24 };
+
 /* What an event descriptor stands for: a message, or a wire of the chips. */
 struct engine_irq_source {
 	bool msi;
@@ -165,7 +171,9 @@ struct engine_irq {
 	/* CHIPS_LAPIC: what pin n of the machine's I/O APIC sends as its entry stands, so that the
 	 * end of such a level-triggered interrupt comes to ops->eoi.  on = false: nothing. */
 	int (*pin_route)(struct engine_vm *vm, unsigned pin, bool on, uint64_t addr, uint32_t data);
-	int (*gsi_set)(struct engine_vm *vm, unsigned gsi, bool level); /* CHIPS_ALL */
+	/* CHIPS_ALL: gsi 0..23 is a pin of the I/O APIC, ENGINE_GSI_PIC + n input n of the 8259s.
+	 */
+	int (*gsi_set)(struct engine_vm *vm, unsigned gsi, bool level);
 
 	/* All vCPUs outside run. */
 	int (*lapic_get)(struct engine_cpu *cpu, struct engine_lapic *l);
@@ -245,8 +253,13 @@ struct engine {
 	/* May be NULL: a guest's write to d signals fd and does not leave the engine. */
 	int (*doorbell_add)(struct engine_vm *vm, const struct engine_doorbell *d, int fd);
 	void (*doorbell_del)(struct engine_vm *vm, const struct engine_doorbell *d, int fd);
+	/* May be NULL: guest writes in this range may come late, but before anything else
+	 * that leaves the engine; for framebuffers and the like. */
+	int (*coalesce_add)(struct engine_vm *vm, uint64_t addr, uint32_t size, bool pio);
+	void (*coalesce_del)(struct engine_vm *vm, uint64_t addr, uint32_t size, bool pio);
 
 	const struct engine_irq *irq; /* NULL: keeps no interrupt chips */
 };
 
 extern const struct engine engine_soft;
+extern const struct engine engine_kvm;

@@ -1,6 +1,9 @@
 /* machine/cpu_ops.c - what an engine asks of the board, on the vCPU's own thread. */
 #include "bus/bus.h"
+#include "machine/irqchip/ioapic.h"
 #include "machine/irqchip/lapic.h"
+#include "machine/irqchip/pic.h"
+#include "machine/irqchip/remote.h"
 #include "machine/memmap.h"
 #include "machine/pc.h"
 #include "machine/pv/kvm_pv.h"
@@ -8,7 +11,7 @@
 /* Each CPU sees its own LAPIC at the same address, before any device. */
 static bool cpu_hits_lapic(const struct machine_cpu *c, gpa_t gpa)
 {
-	return (gpa & PAGE_MASK) == lapic_mmio_base(c->lapic);
+	return (gpa & PAGE_MASK) == lapic_mmio_base(c->lapic) && !remote_lapics(c->machine);
 }
 
 static uint64_t cpu_mmio_read(void *opaque, gpa_t gpa, unsigned size)
@@ -49,7 +52,7 @@ static bool cpu_msr_read(void *opaque, uint32_t index, uint64_t *value)
 	struct machine_cpu *c = opaque;
 
 	if (lapic_has_msr(index))
-		return lapic_msr_read(c->lapic, index, value);
+		return !remote_lapics(c->machine) && lapic_msr_read(c->lapic, index, value);
 	return kvm_pv_msr_read(c->machine->pv, c->index, index, value);
 }
 
@@ -58,7 +61,7 @@ static bool cpu_msr_write(void *opaque, uint32_t index, uint64_t value)
 	struct machine_cpu *c = opaque;
 
 	if (lapic_has_msr(index))
-		return lapic_msr_write(c->lapic, index, value);
+		return !remote_lapics(c->machine) && lapic_msr_write(c->lapic, index, value);
 	return kvm_pv_msr_write(c->machine->pv, c->index, index, value);
 }
 
@@ -66,14 +69,15 @@ static int cpu_intr_ack(void *opaque)
 {
 	struct machine_cpu *c = opaque;
 
-	return lapic_ack(c->lapic);
+	return remote_lapics(c->machine) ? pic_ack(c->machine->pic) : lapic_ack(c->lapic);
 }
 
 static void cpu_tsc_written(void *opaque)
 {
 	struct machine_cpu *c = opaque;
 
-	lapic_tsc_written(c->lapic);
+	if (!remote_lapics(c->machine))
+		lapic_tsc_written(c->lapic);
 	kvm_pv_tsc_written(c->machine->pv, c->index);
 }
 
@@ -104,6 +108,13 @@ static void cpu_cpuid(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t re
 	machine_cpuid(opaque, leaf, subleaf, regs);
 }
 
+static void cpu_eoi(void *opaque, uint8_t vector)
+{
+	struct machine_cpu *c = opaque;
+
+	ioapic_eoi(c->machine->ioapic, vector);
+}
+
 const struct engine_cpu_ops machine_cpu_ops = {
 	.mmio_read = cpu_mmio_read,
 	.mmio_write = cpu_mmio_write,
@@ -117,6 +128,7 @@ const struct engine_cpu_ops machine_cpu_ops = {
 	.cr8_write = cpu_cr8_write,
 	.hypercall = cpu_hypercall,
 	.cpuid = cpu_cpuid,
+	.eoi = cpu_eoi,
 };
 
 void *machine_cpu(struct machine *m, unsigned cpu)

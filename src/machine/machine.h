@@ -1,8 +1,9 @@
 /* machine/machine.h - the board: what vm/ builds a guest on.
  *
  * Order: machine_create (adds RAM to mem, builds chips and the PCI host), attach devices through
- * the accessors, machine_finish (gives BARs addresses, writes ACPI and SMBIOS tables), create the
- * engine's CPUs with machine_cpu_ops and machine_cpu(m, n), boot, run.
+ * the accessors, machine_finish (gives BARs addresses, writes ACPI and SMBIOS tables),
+ * machine_connect, create the engine's CPUs with machine_cpu_ops and machine_cpu(m, n),
+ * machine_start_chips, boot, run.
  *
  * Threads: create, finish, reset, state, pause, resume and destroy by the VM's event-loop thread
  * with all vCPUs outside the engine.  machine_cpu_ops run on vCPU threads.  The rest: any thread.
@@ -33,6 +34,8 @@ struct machine_ops {
 	void (*reset)(void *opaque);
 	uint64_t (*cpu_tsc)(void *opaque, unsigned cpu);
 	uint64_t (*cpu_tsc_to_ns)(void *opaque, unsigned cpu, uint64_t tsc); /* CLOCK_MONOTONIC */
+	/* The engine's CPU, once there is one; for chips that the engine keeps. */
+	struct engine_cpu *(*engine_cpu)(void *opaque, unsigned cpu);
 	/* Optional: make the CPU leave HLT though nothing is pending.  With it guests are offered
 	 * waiting spinlocks (KVM_FEATURE_PV_UNHALT). */
 	void (*wake)(void *opaque, unsigned cpu);
@@ -58,6 +61,13 @@ struct machine_config {
 int machine_create(struct machine **out, const struct machine_config *cfg, struct error *err);
 void machine_destroy(struct machine *m);
 void machine_set_tsc_khz(struct machine *m, uint64_t khz); /* before any vCPU runs */
+
+/* An engine may keep interrupt chips and the paravirtual clock itself (engine.h).  connect: after
+ * engine.vm_create, before the first cpu_create; and start_chips after the last, and after
+ * machine_reset, to give the engine's chips their state.  connect with NULL: the engine is about
+ * to go. */
+void machine_connect(struct machine *m, const struct engine *e, struct engine_vm *evm);
+int machine_start_chips(struct machine *m, struct error *err);
 
 struct bus *machine_bus(struct machine *m);
 struct pci_host *machine_pci(struct machine *m);

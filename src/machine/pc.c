@@ -17,6 +17,7 @@
 #include "machine/irqchip/gsi.h"
 #include "machine/irqchip/ioapic.h"
 #include "machine/irqchip/pic.h"
+#include "machine/irqchip/remote.h"
 #include "machine/memmap.h"
 #include "machine/pv/kvm_pv.h"
 #include "machine/smbios.h"
@@ -120,14 +121,20 @@ static void pc_msi(void *opaque, uint64_t addr, uint32_t data)
 {
 	struct machine *m = opaque;
 
-	apic_bus_msi(m->apics, addr, data);
+	if (remote_lapics(m))
+		remote_msi(m, addr, data);
+	else
+		apic_bus_msi(m->apics, addr, data);
 }
 
 static void pc_pic_output(void *opaque, unsigned n, bool level)
 {
 	struct machine *m = opaque;
 
-	apic_bus_lint(m->apics, 0, level);
+	if (m->chips == ENGINE_CHIPS_LAPIC) /* past the engine's LAPIC of CPU 0 */
+		m->cfg.ops->intr(m->cfg.opaque, 0, level);
+	else if (m->chips == ENGINE_CHIPS_NONE)
+		apic_bus_lint(m->apics, 0, level);
 }
 
 /* IRQ 0 and 8 while the HPET has not taken them. */
@@ -441,6 +448,16 @@ void machine_set_tsc_khz(struct machine *m, uint64_t khz)
 	kvm_pv_set_tsc_khz(m->pv, khz);
 }
 
+void machine_connect(struct machine *m, const struct engine *e, struct engine_vm *evm)
+{
+	remote_connect(m, e, evm);
+}
+
+int machine_start_chips(struct machine *m, struct error *err)
+{
+	return remote_push(m, err);
+}
+
 /* ---- what a firmware would do ---- */
 
 /* BARs and interrupt routes; the 8259 pair masked, so that a system that uses the I/O APIC only
@@ -567,18 +584,25 @@ void machine_power_button(struct machine *m)
 
 void machine_nmi(struct machine *m)
 {
+	if (remote_lapics(m)) {
+		for (unsigned i = 0; i < m->cfg.nr_cpus; i++)
+			m->cfg.ops->nmi(m->cfg.opaque, i);
+		return;
+	}
 	apic_bus_lint(m->apics, 1, true);
 	apic_bus_lint(m->apics, 1, false);
 }
 
 void machine_pause(struct machine *m)
 {
+	remote_pause(m);
 	vclock_pause(m->clock);
 }
 
 void machine_resume(struct machine *m)
 {
 	vclock_resume(m->clock);
+	remote_resume(m);
 	kvm_pv_resumed(m->pv);
 }
 
@@ -586,7 +610,10 @@ void machine_resume(struct machine *m)
 void machine_state(struct state *s, void *machine)
 {
 	struct machine *m = machine;
+	struct error err = {""};
 
+	if (!s->loading)
+		remote_pull(m);
 	state_enter(s, "machine", 1);
 	vclock_state(s, m->clock);
 	kvm_pv_state(s, m->pv);
@@ -601,4 +628,6 @@ void machine_state(struct state *s, void *machine)
 	pci_host_state(s, m->pci);
 	fw_cfg_state(s, m->fw_cfg);
 	state_leave(s);
+	if (state_loading(s))
+		state_check(s, remote_push(m, &err) == 0, err.msg);
 }

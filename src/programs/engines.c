@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct engine *const hv_engines[] = {&engine_soft, NULL};
+const struct engine *const hv_engines[] = {&engine_kvm, &engine_soft, NULL};
 
 const struct engine *engine_find(const char *name)
 {

@@ -15,6 +15,7 @@ int vcpu_create(struct vcpu *v, struct vm *vm, unsigned index, struct error *err
 	v->index = index;
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_cond_init(&v->changed, NULL);
+	v->engine_apic = vm->engine->irq && vm->engine->irq->chips(vm->evm) != ENGINE_CHIPS_NONE;
 	return vm->engine->cpu_create(&v->ec, vm->evm, index, &machine_cpu_ops,
 				      machine_cpu(vm->machine, index), err);
 }
@@ -74,8 +75,8 @@ int vcpu_set_state(struct vcpu *v, const struct x86_state *s, struct error *err)
 	pthread_mutex_lock(&v->lock);
 	v->todo &= ~(VCPU_INIT | VCPU_SIPI); /* what was asked of the CPU's former life */
 	pthread_mutex_unlock(&v->lock);
-	v->wait_sipi = s->mp_state == X86_MP_WAIT_SIPI;
-	v->halted = s->mp_state == X86_MP_HALTED;
+	v->wait_sipi = s->mp_state == X86_MP_WAIT_SIPI && !v->engine_apic;
+	v->halted = s->mp_state == X86_MP_HALTED && !v->engine_apic;
 	/* What would have ended the halt may be in the state: the engine is asked once. */
 	vcpu_wake(v);
 	return v->vm->engine->cpu_set(v->ec, s, err);

@@ -135,7 +135,7 @@ void vm_do_reset(void *arg)
 	machine_reset(vm->machine);
 	vm_devices_reset(vm);
 	atomic_store(&vm->reset_posted, false);
-	if (vm_load(vm, &err) < 0) {
+	if (machine_start_chips(vm->machine, &err) < 0 || vm_load(vm, &err) < 0) {
 		fprintf(stderr, "hv: reset: %s\n", err.msg);
 		vm_end(vm, VM_END_ERROR, 0);
 		return;
@@ -225,6 +225,13 @@ static uint64_t on_cpu_tsc_to_ns(void *opaque, unsigned cpu, uint64_t tsc)
 	return vm->engine->cpu_tsc_to_ns(vm->cpu[cpu].ec, tsc);
 }
 
+static struct engine_cpu *on_engine_cpu(void *opaque, unsigned cpu)
+{
+	struct vm *vm = opaque;
+
+	return vm->cpu[cpu].ec;
+}
+
 static const struct machine_ops board_ops = {
 	.intr = on_intr,
 	.nmi = on_nmi,
@@ -234,6 +241,7 @@ static const struct machine_ops board_ops = {
 	.reset = on_reset,
 	.cpu_tsc = on_cpu_tsc,
 	.cpu_tsc_to_ns = on_cpu_tsc_to_ns,
+	.engine_cpu = on_engine_cpu,
 };
 
 /* --- signals -----------------------------------------------------------------------------------
@@ -307,18 +315,27 @@ static int vm_create_cpus(struct vm *vm, struct error *err)
 	if (r < 0)
 		return err_wrap(err, r, "engine %s", vm->engine->name);
 	machine_set_tsc_khz(vm->machine, vm->engine->tsc_khz(vm->evm));
+	machine_connect(vm->machine, vm->engine, vm->evm);
 	for (unsigned i = 0; r == 0 && i < vm->cfg.cpus; i++) {
 		vm->nr_cpus = i + 1;
 		r = vcpu_create(&vm->cpu[i], vm, i, err);
 	}
+	if (r == 0)
+		r = machine_start_chips(vm->machine, err);
 	return r;
 }
 
 static int vm_choose_cpu(struct vm *vm, struct error *err)
 {
+	uint64_t lacks[ARRAY_SIZE(vm->model.features)] = {0};
+	int r;
+
 	if (vm->cfg.saved)
 		return vm_saved_cpu(vm->cfg.saved, vm->engine, &vm->model, err);
-	return cpu_model_resolve(&vm->model, vm->cfg.cpu, err);
+	r = cpu_model_resolve(&vm->model, vm->cfg.cpu, err);
+	if (r == 0 && vm->engine->cpu_lacks)
+		r = vm->engine->cpu_lacks(&vm->model, lacks, err);
+	return r == 0 ? cpu_model_fit(&vm->model, vm->cfg.cpu, lacks, err) : r;
 }
 
 static int vm_build(struct vm *vm, struct error *err)
@@ -374,6 +391,8 @@ void vm_destroy(struct vm *vm)
 	vm_unwatch_signals(vm);
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		vcpu_destroy(&vm->cpu[i]);
+	if (vm->machine)
+		machine_connect(vm->machine, NULL, NULL);
 	if (vm->evm)
 		vm->engine->vm_destroy(vm->evm);
 	if (vm->machine)

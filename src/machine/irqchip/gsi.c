@@ -22,6 +22,9 @@ struct gsi_source {
 struct gsi {
 	struct pic *pic;
 	struct ioapic *ioapic;
+	void (*remote_pic)(void *opaque, unsigned irq, bool level); /* NULL: ours */
+	void (*remote_pin)(void *opaque, unsigned pin, bool level);
+	void *remote_opaque;
 
 	pthread_mutex_t lock; /* guards everything below */
 	unsigned nr_sources;
@@ -36,6 +39,22 @@ static bool gsi_count(unsigned *users, bool level)
 	return *users == (level ? 1 : 0);
 }
 
+static void gsi_pull_pic(struct gsi *g, unsigned irq, bool level)
+{
+	if (g->remote_pic)
+		g->remote_pic(g->remote_opaque, irq, level);
+	else
+		pic_set(g->pic, irq, level);
+}
+
+static void gsi_pull_pin(struct gsi *g, unsigned pin, bool level)
+{
+	if (g->remote_pin)
+		g->remote_pin(g->remote_opaque, pin, level);
+	else
+		ioapic_set(g->ioapic, pin, level);
+}
+
 static void gsi_set(void *opaque, unsigned n, bool level)
 {
 	struct gsi *g = opaque;
@@ -45,9 +64,9 @@ static void gsi_set(void *opaque, unsigned n, bool level)
 	if (s->level != level) {
 		s->level = level;
 		if (s->pic_irq >= 0 && gsi_count(&g->pic_users[s->pic_irq], level))
-			pic_set(g->pic, s->pic_irq, level);
+			gsi_pull_pic(g, s->pic_irq, level);
 		if (s->pin >= 0 && gsi_count(&g->pin_users[s->pin], level))
-			ioapic_set(g->ioapic, s->pin, level);
+			gsi_pull_pin(g, s->pin, level);
 	}
 	pthread_mutex_unlock(&g->lock);
 }
@@ -116,4 +135,26 @@ void gsi_state(struct state *s, struct gsi *g)
 	}
 	state_leave(s);
 	pthread_mutex_unlock(&g->lock);
+}
+
+void gsi_set_remote(struct gsi *g, void (*pic)(void *opaque, unsigned irq, bool level),
+		    void (*pin)(void *opaque, unsigned pin, bool level), void *opaque)
+{
+	pthread_mutex_lock(&g->lock);
+	g->remote_pic = pic;
+	g->remote_pin = pin;
+	g->remote_opaque = opaque;
+	pthread_mutex_unlock(&g->lock);
+}
+
+uint32_t gsi_pin_levels(struct gsi *g)
+{
+	uint32_t levels = 0;
+
+	pthread_mutex_lock(&g->lock);
+	for (unsigned n = 0; n < NR_GSIS; n++)
+		if (g->pin_users[n])
+			levels |= 1u << n;
+	pthread_mutex_unlock(&g->lock);
+	return levels;
 }

@@ -26,3 +26,9 @@ struct irq_line gsi_source(struct gsi *g, int pic_irq, int pin);
 struct irq_line gsi_source_isa(struct gsi *g, unsigned irq); /* both, IRQ 0 on pin 2 */
 
 void gsi_state(struct state *s, struct gsi *g);
+
+/* Wires that end in an engine's chips and not in ours; before any vCPU runs.  And which of them are
+ * high: bit n = pin n of the I/O APIC. */
+void gsi_set_remote(struct gsi *g, void (*pic)(void *opaque, unsigned irq, bool level),
+		    void (*pin)(void *opaque, unsigned pin, bool level), void *opaque);
+uint32_t gsi_pin_levels(struct gsi *g);

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "bus/bus.h"
+#include "engine/engine.h"
 #include "machine/memmap.h"
 #include "state/state.h"
 
@@ -32,6 +33,8 @@ struct ioapic {
 	struct bus *bus;
 	struct io_region *region;
 	struct msi_sink msi;
+	void (*changed)(void *opaque, unsigned pin, bool level, uint64_t addr, uint32_t data);
+	void *changed_opaque;
 
 	pthread_mutex_t lock; /* guards everything below */
 	uint8_t select, id;
@@ -40,13 +43,37 @@ struct ioapic {
 	uint64_t rte[NR_GSIS];
 };
 
-static void ioapic_send(struct ioapic *io, uint64_t rte)
+static uint64_t ioapic_address(uint64_t rte)
 {
 	uint64_t addr = 0xFEE00000 | (rte >> 56) << 12 | (rte >> 49 & 0x7F) << 5;
 
-	if (rte & RTE_LOGICAL)
-		addr |= 1 << 2;
-	msi_send(&io->msi, addr, rte & (RTE_LEVEL | 0x7FF));
+	return rte & RTE_LOGICAL ? addr | 1 << 2 : addr;
+}
+
+static uint32_t ioapic_data(uint64_t rte)
+{
+	return rte & (RTE_LEVEL | 0x7FF);
+}
+
+static void ioapic_send(struct ioapic *io, uint64_t rte)
+{
+	msi_send(&io->msi, ioapic_address(rte), ioapic_data(rte));
+}
+
+/* The message of a masked entry stays known: an interrupt of it may still be in service. */
+static void ioapic_tell(struct ioapic *io, unsigned n)
+{
+	uint64_t rte = io->rte[n];
+
+	if (io->changed)
+		io->changed(io->changed_opaque, n, rte & RTE_LEVEL, ioapic_address(rte),
+			    ioapic_data(rte));
+}
+
+static void ioapic_tell_all(struct ioapic *io)
+{
+	for (unsigned n = 0; n < NR_GSIS; n++)
+		ioapic_tell(io, n);
 }
 
 /* Deliver pin n when its entry allows it. */
@@ -103,6 +130,7 @@ static void ioapic_write_rte(struct ioapic *io, unsigned n, uint64_t value)
 	/* Software without the EOI register ends a level interrupt by a turn through edge mode. */
 	if (!(io->rte[n] & RTE_LEVEL))
 		io->rte[n] &= ~RTE_RIRR;
+	ioapic_tell(io, n);
 	ioapic_service(io, n);
 }
 
@@ -179,6 +207,7 @@ void ioapic_reset(struct ioapic *io)
 	io->edge = 0;
 	for (unsigned n = 0; n < NR_GSIS; n++)
 		io->rte[n] = RTE_MASKED;
+	ioapic_tell_all(io);
 	pthread_mutex_unlock(&io->lock);
 }
 
@@ -227,5 +256,45 @@ void ioapic_state(struct state *s, struct ioapic *io)
 			io->rte[n] &= RTE_WRITABLE | RTE_RIRR;
 	}
 	state_leave(s);
+	if (state_loading(s))
+		ioapic_tell_all(io);
+	pthread_mutex_unlock(&io->lock);
+}
+
+/* ---- an engine with chips of its own ---- */
+
+void ioapic_set_watch(struct ioapic *io,
+		      void (*changed)(void *opaque, unsigned pin, bool level, uint64_t addr,
+				      uint32_t data),
+		      void *opaque)
+{
+	pthread_mutex_lock(&io->lock);
+	io->changed = changed;
+	io->changed_opaque = opaque;
+	ioapic_tell_all(io);
+	pthread_mutex_unlock(&io->lock);
+}
+
+/* An edge that was delivered must not look like one that is waiting. */
+void ioapic_export(struct ioapic *io, struct engine_ioapic *e)
+{
+	pthread_mutex_lock(&io->lock);
+	*e = (struct engine_ioapic){.select = io->select, .id = io->id};
+	for (unsigned n = 0; n < NR_GSIS; n++) {
+		e->rte[n] = io->rte[n];
+		e->level |= (io->rte[n] & RTE_LEVEL ? io->level : io->edge) & 1u << n;
+	}
+	pthread_mutex_unlock(&io->lock);
+}
+
+void ioapic_import(struct ioapic *io, const struct engine_ioapic *e, uint32_t levels)
+{
+	pthread_mutex_lock(&io->lock);
+	io->select = e->select;
+	io->id = e->id & 0xF;
+	io->level = levels;
+	io->edge = 0;
+	for (unsigned n = 0; n < NR_GSIS; n++)
+		io->rte[n] = e->rte[n] & (RTE_WRITABLE | RTE_RIRR);
 	pthread_mutex_unlock(&io->lock);
 }

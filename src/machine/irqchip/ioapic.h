@@ -20,3 +20,15 @@ void ioapic_state(struct state *s, struct ioapic *io);
 
 void ioapic_set(struct ioapic *io, unsigned pin, bool level);
 void ioapic_eoi(struct ioapic *io, uint8_t vector); /* broadcast by a LAPIC */
+
+/* For an engine with local APICs of its own: what pin n sends, each time its entry changes and once
+ * for all pins when set.  Called with the chip's lock held.  level: the EOI wants to be known. */
+void ioapic_set_watch(struct ioapic *io,
+		      void (*changed)(void *opaque, unsigned pin, bool level, uint64_t addr,
+				      uint32_t data),
+		      void *opaque);
+
+/* The registers as an engine that has the chip keeps them; `levels` of the pins are the wires'. */
+struct engine_ioapic;
+void ioapic_export(struct ioapic *io, struct engine_ioapic *e);
+void ioapic_import(struct ioapic *io, const struct engine_ioapic *e, uint32_t levels);

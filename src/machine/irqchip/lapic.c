@@ -21,6 +21,7 @@
 #include "machine/irqchip/lapic.h"
 
 #include "base/error.h"
+#include "engine/engine.h"
 #include "machine/memmap.h"
 #include "machine/timer/vclock.h"
 #include "mem/mem.h"
@@ -84,6 +85,7 @@ struct lapic {
 	const struct lapic_ops *ops;
 	void *opaque;
 	unsigned phys_bits;
+	bool remote; /* a copy of one in the engine; set once, before there are CPUs */
 
 	/* Mode and address.  Written on the CPU's own thread with the lock held; read by anyone. */
 	_Atomic uint64_t base;
@@ -207,7 +209,7 @@ static void lapic_update(struct lapic *l)
 {
 	bool level = lapic_irr_above(l, lapic_ppr_at_best(l)) || lapic_extint(l);
 
-	if (level == l->intr)
+	if (level == l->intr || l->remote)
 		return;
 	l->intr = level;
 	l->ops->intr(l->opaque, l->cpu, level);
@@ -473,7 +475,8 @@ static void lapic_timer_arm(struct lapic *l, uint64_t deadline_ns)
 {
 	l->timer_armed = true;
 	l->timer_deadline_ns = MIN(deadline_ns, (uint64_t)INT64_MAX);
-	vtimer_arm(&l->timer, l->timer_deadline_ns);
+	if (!l->remote)
+		vtimer_arm(&l->timer, l->timer_deadline_ns);
 }
 
 static void lapic_timer_start(struct lapic *l)
@@ -1046,13 +1049,20 @@ static void lapic_state_timer(struct state *s, struct lapic *l)
 		    "APIC timer without a count");
 }
 
-static void lapic_state_loaded(struct lapic *l)
+static void lapic_mask_registers(struct lapic *l)
 {
 	for (unsigned i = 0; i < NR_LVTS; i++)
 		l->lvt[i] &= lvt_writable[i] | LVT_RIRR;
 	l->icr &= ICR_WRITABLE | ~0ull << 32;
 	l->svr &= SVR_MASK;
 	l->tpr &= 0xFF;
+}
+
+static void lapic_state_loaded(struct lapic *l)
+{
+	lapic_mask_registers(l);
+	if (l->remote)
+		return;
 	if (l->timer_armed)
 		vtimer_arm(&l->timer, l->timer_deadline_ns);
 	else
@@ -1096,5 +1106,85 @@ void lapic_state(struct state *s, struct lapic *l)
 		l->eoi_pv = l->eoi_pv && l->mem;
 		lapic_state_loaded(l);
 	}
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- as a copy of an engine's ---- */
+
+void lapic_set_remote(struct lapic *l, bool remote)
+{
+	l->remote = remote;
+	vtimer_cancel(&l->timer);
+}
+
+void lapic_export(struct lapic *l, struct engine_lapic *e)
+{
+	bool x2 = lapic_x2apic(l);
+
+	memset(e, 0, sizeof(*e));
+	pthread_mutex_lock(&l->lock);
+	lapic_pv_eoi_collect(l);
+	e->base = atomic_load(&l->base);
+	e->tsc_deadline = l->timer_armed ? l->tsc_deadline : 0;
+	e->pv_eoi = l->eoi_pv ? l->eoi_gpa | 1 : 0;
+	for (unsigned reg = 0; reg < ARRAY_SIZE(e->reg); reg++)
+		if (lapic_reg_exists(l, reg) && reg != REG_EOI)
+			e->reg[reg] = (uint32_t)lapic_reg_read(l, reg);
+	e->reg[REG_ICR_HIGH] = l->icr >> 32;
+	e->reg[REG_DFR] = x2 ? 0xFFFFFFFF : l->dfr;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* From the count as it stands, when the count began and when it ends. */
+static void lapic_import_count(struct lapic *l, uint32_t current)
+{
+	unsigned shift = lapic_timer_shift(l->timer_divide);
+	uint64_t done = (uint64_t)(l->timer_init - MIN(current, l->timer_init)) << shift;
+	bool periodic = TIMER_MODE(l->lvt[LVT_TIMER]) == TIMER_PERIODIC;
+
+	l->timer_start_ns = vclock_now_ns(l->clock) - ticks_to_ns(done, LAPIC_TIMER_HZ);
+	if (l->timer_init && (current || periodic))
+		lapic_timer_arm(l, l->timer_start_ns + lapic_timer_span_ns(l));
+}
+
+static void lapic_import_timer(struct lapic *l, const struct engine_lapic *e)
+{
+	uint64_t at;
+
+	lapic_timer_stop(l);
+	l->timer_init = e->reg[REG_TIMER_INIT];
+	l->timer_divide = e->reg[REG_TIMER_DIVIDE] & 0xB;
+	l->tsc_deadline = 0;
+	if (TIMER_MODE(l->lvt[LVT_TIMER]) < TIMER_DEADLINE) {
+		lapic_import_count(l, e->reg[REG_TIMER_CURRENT]);
+	} else if (e->tsc_deadline) {
+		l->tsc_deadline = e->tsc_deadline;
+		at = l->ops->tsc_to_mono_ns(l->opaque, l->cpu, e->tsc_deadline);
+		lapic_timer_arm(l, vclock_from_mono_ns(l->clock, at));
+	}
+}
+
+void lapic_import(struct lapic *l, const struct engine_lapic *e, bool lint0)
+{
+	pthread_mutex_lock(&l->lock);
+	atomic_store(&l->base, e->base);
+	memcpy(l->isr, &e->reg[REG_ISR], sizeof(l->isr));
+	memcpy(l->tmr, &e->reg[REG_TMR], sizeof(l->tmr));
+	memcpy(l->irr, &e->reg[REG_IRR], sizeof(l->irr));
+	memcpy(l->lvt, &e->reg[REG_LVT], sizeof(l->lvt));
+	l->tpr = e->reg[REG_TPR];
+	l->dfr = e->reg[REG_DFR] | 0x0FFFFFFF;
+	l->svr = e->reg[REG_SVR];
+	l->esr = e->reg[REG_ESR];
+	l->esr_latched = 0;
+	l->icr = (uint64_t)e->reg[REG_ICR_HIGH] << 32 | e->reg[REG_ICR];
+	if (!lapic_x2apic(l))
+		l->ldr = e->reg[REG_LDR] & 0xFF000000;
+	l->lint_level[0] = lint0;
+	l->eoi_lent = false;
+	l->eoi_pv = (e->pv_eoi & 1) && l->mem;
+	l->eoi_gpa = e->pv_eoi & ~3ull;
+	lapic_mask_registers(l);
+	lapic_import_timer(l, e);
 	pthread_mutex_unlock(&l->lock);
 }

@@ -68,6 +68,14 @@ void lapic_destroy(struct lapic *l);
 void lapic_reset(struct lapic *l);
 void lapic_state(struct state *s, struct lapic *l);
 
+/* When an engine has the local APICs, this one is a copy to save and load by: it asks nothing of
+ * the CPU and its timer does not run.  export and import are the way out and in; lint0 is the level
+ * the 8259 pair has on the pin.  All vCPUs outside the engine. */
+struct engine_lapic;
+void lapic_set_remote(struct lapic *l, bool remote);
+void lapic_export(struct lapic *l, struct engine_lapic *e);
+void lapic_import(struct lapic *l, const struct engine_lapic *e, bool lint0);
+
 /* off is inside the 4 KiB page.  What is not an aligned 32-bit register has no effect. */
 uint64_t lapic_mmio_read(struct lapic *l, uint64_t off, unsigned size);
 void lapic_mmio_write(struct lapic *l, uint64_t off, uint64_t value, unsigned size);

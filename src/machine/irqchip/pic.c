@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "bus/bus.h"
+#include "engine/engine.h"
 #include "machine/memmap.h"
 #include "state/state.h"
 
@@ -450,5 +451,69 @@ void pic_state(struct state *s, struct pic *p)
 		}
 		pic_update(p);
 	}
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- as a copy of an engine's ---- */
+
+bool pic_output(struct pic *p)
+{
+	bool level;
+
+	pthread_mutex_lock(&p->lock);
+	level = p->output_level;
+	pthread_mutex_unlock(&p->lock);
+	return level;
+}
+
+/* Initialisation steps are counted from ICW2 there, by the port's ICW number here. */
+void pic_export(struct pic *p, struct engine_pic *e)
+{
+	pthread_mutex_lock(&p->lock);
+	for (unsigned n = 0; n < 2; n++) {
+		const struct i8259 *c = &p->chip[n];
+
+		e[n] = (struct engine_pic){
+			.irr = c->irr,
+			.imr = c->imr,
+			.isr = c->isr,
+			.last_irr = c->lines,
+			.priority = (c->lowest + 1) & 7,
+			.icw2 = c->base,
+			.init_state = c->init_step ? c->init_step - 1 : 0,
+			.icw4_needed = c->need_icw4,
+			.read_isr = c->read_isr,
+			.poll = c->poll,
+			.special_mask = c->special_mask,
+			.auto_eoi = c->auto_eoi,
+			.rotate_aeoi = c->rotate_on_auto_eoi,
+			.elcr = c->elcr,
+		};
+	}
+	pthread_mutex_unlock(&p->lock);
+}
+
+void pic_import(struct pic *p, const struct engine_pic *e)
+{
+	pthread_mutex_lock(&p->lock);
+	for (unsigned n = 0; n < 2; n++) {
+		struct i8259 *c = &p->chip[n];
+
+		c->lines = e[n].last_irr;
+		c->irr = e[n].irr;
+		c->imr = e[n].imr;
+		c->isr = e[n].isr;
+		c->lowest = (e[n].priority + 7) & 7;
+		c->base = e[n].icw2 & 0xF8;
+		c->init_step = e[n].init_state ? MIN(e[n].init_state + 1, 4) : 0;
+		c->need_icw4 = e[n].icw4_needed;
+		c->read_isr = e[n].read_isr;
+		c->poll = e[n].poll;
+		c->special_mask = e[n].special_mask;
+		c->auto_eoi = e[n].auto_eoi;
+		c->rotate_on_auto_eoi = e[n].rotate_aeoi;
+		c->elcr = e[n].elcr & c->elcr_mask;
+	}
+	pic_update(p);
 	pthread_mutex_unlock(&p->lock);
 }

@@ -18,6 +18,13 @@ void pic_destroy(struct pic *p);
 void pic_reset(struct pic *p); /* input levels stay: they belong to the devices */
 void pic_state(struct state *s, struct pic *p);
 
+/* The level at LINT0 now.  And the registers as an engine that has the chips keeps them; levels of
+ * the inputs are the devices' and stay. */
+struct engine_pic; /* e: two of them */
+bool pic_output(struct pic *p);
+void pic_export(struct pic *p, struct engine_pic *e);
+void pic_import(struct pic *p, const struct engine_pic *e);
+
 void pic_set(struct pic *p, unsigned irq, bool level); /* 0..15; 2 is the cascade and ignored */
 int pic_ack(struct pic *p); /* the two INTA cycles: a vector, perhaps a spurious one */
 

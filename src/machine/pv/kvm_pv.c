@@ -50,6 +50,7 @@ struct kvm_pv_cpu {
 struct kvm_pv {
 	struct kvm_pv_config cfg;
 	uint64_t tsc_khz;
+	bool remote;
 	uint32_t mul; /* scaled from tsc_khz */
 	int8_t shift;
 
@@ -171,7 +172,7 @@ static void kvm_pv_write_time(struct kvm_pv *pv, unsigned cpu, uint8_t extra_fla
 	uint64_t tsc, mono;
 	bool stable;
 
-	if (!(c->system_time_msr & 1) || !pv->tsc_khz)
+	if (!(c->system_time_msr & 1) || !pv->tsc_khz || pv->remote)
 		return;
 	stable = kvm_pv_pair(pv, cpu, &tsc, &mono);
 	le64_store(page + 8, tsc);
@@ -338,6 +339,42 @@ void kvm_pv_hypercall(struct kvm_pv *pv, unsigned cpu, uint64_t gpr[X86_NR_GPR])
 		break;
 	}
 	gpr[X86_RAX] = (uint64_t)result;
+}
+
+/* ---- as a copy of an engine's ---- */
+
+void kvm_pv_set_remote(struct kvm_pv *pv, bool remote)
+{
+	pv->remote = remote;
+}
+
+void kvm_pv_export(struct kvm_pv *pv, unsigned cpu, struct kvm_pv_msrs *msrs)
+{
+	*msrs = (struct kvm_pv_msrs){
+		.wall_clock = pv->wall_clock_msr,
+		.system_time = pv->cpu[cpu].system_time_msr,
+		.eoi = pv->cpu[cpu].eoi_msr,
+	};
+}
+
+/* The version of a clock page must go up from what the guest has seen there. */
+static uint32_t kvm_pv_version(struct kvm_pv *pv, uint64_t msr)
+{
+	uint32_t version = 0;
+
+	if (msr & 1)
+		mem_load32(pv->cfg.mem, msr & ~3ull, &version);
+	return (version + 1) & ~1u;
+}
+
+void kvm_pv_import(struct kvm_pv *pv, unsigned cpu, const struct kvm_pv_msrs *msrs)
+{
+	struct kvm_pv_cpu *c = &pv->cpu[cpu];
+
+	pv->wall_clock_msr = msrs->wall_clock;
+	c->system_time_msr = msrs->system_time;
+	c->eoi_msr = msrs->eoi;
+	c->version = kvm_pv_version(pv, msrs->system_time);
 }
 
 /* ---- life ---- */

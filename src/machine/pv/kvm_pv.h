@@ -47,5 +47,14 @@ void kvm_pv_tsc_written(struct kvm_pv *pv, unsigned cpu);
 /* Number in RAX, arguments in RBX, RCX, RDX, RSI; the result goes to RAX. */
 void kvm_pv_hypercall(struct kvm_pv *pv, unsigned cpu, uint64_t gpr[X86_NR_GPR]);
 
+/* When an engine serves the clock's MSRs, this is a copy to save and load by and writes nothing to
+ * the guest.  All vCPUs outside the engine. */
+struct kvm_pv_msrs {
+	uint64_t wall_clock, system_time, eoi;
+};
+void kvm_pv_set_remote(struct kvm_pv *pv, bool remote);
+void kvm_pv_export(struct kvm_pv *pv, unsigned cpu, struct kvm_pv_msrs *msrs);
+void kvm_pv_import(struct kvm_pv *pv, unsigned cpu, const struct kvm_pv_msrs *msrs);
+
 /* The clock stood still: tell the guest's watchdogs, and start system time from here. */
 void kvm_pv_resumed(struct kvm_pv *pv);
