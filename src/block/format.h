@@ -160,6 +160,7 @@ int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 	     const struct blk_info *info, unsigned flags, struct error *err);
 
 extern const struct blk_format blk_vdi;
+extern const struct blk_format blk_vhd;
 extern const struct blk_format blk_raw;
 extern const struct blk_format blk_vmdk;
 extern const struct blk_format blk_raw_over; /* raw on a file that is not one of this host */

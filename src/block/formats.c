@@ -3,6 +3,7 @@
 
 const struct blk_format *const blk_formats[] = {
 	&blk_vdi,
+	&blk_vhd,
 	&blk_vmdk,
 	&blk_raw, /* last: it takes anything */
 	NULL,

@@ -64,8 +64,8 @@ struct grid_space {
 	uint64_t cap, end,
 		nr_free;       /* units: allocated bits; behind the last used; free before it */
 	uint64_t hint, virgin; /* where to look; from here on nothing was ever written */
-	uint64_t no_run;            /* there is no free run of that many, for sure */
-	bool counted;               /* all of it is known */
+	uint64_t no_run;       /* there is no free run of that many, for sure */
+	bool counted;          /* all of it is known */
 };
 
 struct grid_busy; /* blocks that are being allocated or given up */
@@ -141,6 +141,7 @@ uint64_t grid_end(const struct grid *g); /* in the file, behind the last unit in
 /* Move blocks from the end of the file into free places before, at most max_moves.  Commits.  What
  * is behind grid_end() then may be cut off. */
 int grid_compact(struct grid *g, uint64_t max_moves);
+int grid_empty(struct grid *g); /* every block GRID_NONE; commits */
 /* Count and mend entries; space counts up to `end` in the file.  With BLK_FIX_LEAKS it compacts,
  * and the caller cuts off. */
 int grid_check(struct grid *g, uint64_t end, struct blk_check *c, struct error *err);

@@ -409,3 +409,24 @@ int grid_compact(struct grid *g, uint64_t max_moves)
 	free(list);
 	return r < 0 ? r : grid_commit(g);
 }
+
+/* All entries at once would be no step that a power cut leaves whole; but each state in between is
+ * an image, too: some blocks are given up, others not yet. */
+int grid_empty(struct grid *g)
+{
+	const struct grid_entry none = {GRID_NONE, 0};
+	int r = grid_start(g);
+
+	for (uint64_t i = 0; i < g->nr_blocks && !r; i++) {
+		struct grid_entry e;
+
+		r = g->ops->get(g, i, &e);
+		if (!r && e.state != GRID_NONE)
+			r = g->ops->set(g, i, &none);
+		if (!r && (e.state == GRID_DATA || e.state == GRID_PART))
+			r = grid_free_later(g, e.host - g->prefix, g->units_per_block);
+		if (!r && tables_crowded(&g->tables))
+			r = grid_commit(g);
+	}
+	return r < 0 ? r : grid_commit(g);
+}

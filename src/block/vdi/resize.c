@@ -244,30 +244,13 @@ int vdi_resize(struct blk *b, uint64_t size)
 	return r;
 }
 
-/* All entries at once would be no step that a power cut leaves whole; but each state in between is
- * an image, too: some blocks are given up, others not yet. */
 int vdi_make_empty(struct blk *b, struct error *err)
 {
 	struct vdi *v = b->priv;
-	struct grid *g = &v->grid;
-	const struct grid_entry none = {GRID_NONE, 0};
 	int r;
 
 	if (v->type == VDI_STATIC)
 		return err_set(err, EINVAL, "'%s' is static: its blocks stay", blk_path(b));
-	r = grid_start(g);
-	for (uint64_t i = 0; i < g->nr_blocks && !r; i++) {
-		struct grid_entry e;
-
-		r = g->ops->get(g, i, &e);
-		if (!r && e.state != GRID_NONE)
-			r = g->ops->set(g, i, &none);
-		if (!r && e.state == GRID_DATA)
-			r = grid_free_later(g, e.host - g->prefix, g->units_per_block);
-		if (!r && tables_crowded(&g->tables))
-			r = grid_commit(g);
-	}
-	if (!r)
-		r = grid_commit(g);
+	r = grid_empty(&v->grid);
 	return r < 0 ? err_errno(err, -r, "cannot empty '%s'", blk_path(b)) : 0;
 }
