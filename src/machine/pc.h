@@ -47,6 +47,13 @@ struct machine {
 	struct kvm_pv *pv;
 	struct fw_cfg *fw_cfg;
 
+	/* What the engine keeps of the interrupt chips: irqchip/remote.h.  NULL until
+	 * machine_connect. */
+	const struct engine *engine;
+	struct engine_vm *evm;
+	enum engine_chips chips;
+	bool remote_paused;
+
 	/* IRQ 0 and 8 belong to PIT and RTC, or to the HPET while hpet_legacy. */
 	struct irq_line pit_irq, rtc_irq;
 	atomic_bool hpet_legacy;
