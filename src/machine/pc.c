@@ -343,7 +343,7 @@ static int pc_build(struct machine *m, struct error *err)
 		r = bus_create(&m->bus, err);
 	if (r == 0)
 		r = pc_create_irqchips(m, err);
-	if (r == 0)
+	if (r == 0 && !m->cfg.micro)
 		r = pc_create_timers(m, err);
 	if (r == 0)
 		r = pc_create_pci(m, err);
@@ -351,7 +351,7 @@ static int pc_build(struct machine *m, struct error *err)
 		r = pc_create_acpi(m, err);
 	if (r == 0)
 		r = pc_create_pv(m, err);
-	if (r == 0)
+	if (r == 0 && !m->cfg.micro)
 		r = pc_create_fw_cfg(m, err);
 	return r;
 }
@@ -482,6 +482,7 @@ static int pc_write_acpi(struct machine *m, uint8_t *buf, struct error *err)
 	struct acpi_config cfg = {
 		.nr_cpus = m->cfg.nr_cpus,
 		.ps2 = m->legacy.ps2,
+		.no_timers = m->cfg.micro,
 		.pci64_base = m->pci64.base,
 		.pci64_size = m->pci64.size,
 	};
@@ -515,6 +516,8 @@ static void pc_write_bios_area(struct machine *m)
 	bios_area_write(m->cfg.mem, &cfg);
 }
 
+/* Of the tables' 128 KiB only what is used is written: guest memory that nobody touched costs the
+ * host nothing. */
 static int pc_write_tables(struct machine *m, struct error *err)
 {
 	uint64_t size = MEMMAP_TABLES_END - MEMMAP_TABLES;
@@ -524,12 +527,15 @@ static int pc_write_tables(struct machine *m, struct error *err)
 	if (!buf)
 		return err_set(err, ENOMEM, "no memory for the ACPI tables");
 	r = pc_write_acpi(m, buf, err);
-	if (r >= 0)
+	if (r >= 0 && m->cfg.micro)
+		size = r;
+	else if (r >= 0)
 		r = pc_write_smbios(m, buf + (MEMMAP_SMBIOS - MEMMAP_TABLES), err);
 	if (r >= 0) {
 		r = mem_write(m->cfg.mem, MEMMAP_TABLES, buf, size);
 		assert(r == 0); /* pc_add_ram put RAM there */
-		pc_write_bios_area(m);
+		if (!m->cfg.micro)
+			pc_write_bios_area(m);
 	}
 	free(buf);
 	return r;
@@ -559,17 +565,25 @@ int machine_boot_info(struct machine *m, struct machine_boot_info *info, struct 
 
 /* ---- events ---- */
 
+/* What the micro profile leaves out. */
+static void pc_reset_optional(struct machine *m)
+{
+	if (m->cfg.micro)
+		return;
+	hpet_reset(m->hpet);
+	rtc_reset(m->rtc);
+	pit_reset(m->pit);
+	fw_cfg_reset(m->fw_cfg);
+}
+
 void machine_reset(struct machine *m)
 {
 	int r;
 
 	pci_host_reset(m->pci);
-	hpet_reset(m->hpet);
-	rtc_reset(m->rtc);
-	pit_reset(m->pit);
+	pc_reset_optional(m);
 	acpi_pm_reset(m->pm);
 	kvm_pv_reset(m->pv);
-	fw_cfg_reset(m->fw_cfg);
 	ioapic_reset(m->ioapic);
 	pic_reset(m->pic);
 	apic_bus_reset(m->apics);
@@ -614,19 +628,22 @@ void machine_state(struct state *s, void *machine)
 
 	if (!s->loading)
 		remote_pull(m);
-	state_enter(s, "machine", 1);
+	state_enter(s, m->cfg.micro ? "machine-micro" : "machine", 1);
 	vclock_state(s, m->clock);
 	kvm_pv_state(s, m->pv);
 	apic_bus_state(s, m->apics);
 	ioapic_state(s, m->ioapic);
 	gsi_state(s, m->gsi);
 	pic_state(s, m->pic);
-	pit_state(s, m->pit);
-	rtc_state(s, m->rtc);
-	hpet_state(s, m->hpet);
+	if (!m->cfg.micro) {
+		pit_state(s, m->pit);
+		rtc_state(s, m->rtc);
+		hpet_state(s, m->hpet);
+	}
 	acpi_pm_state(s, m->pm);
 	pci_host_state(s, m->pci);
-	fw_cfg_state(s, m->fw_cfg);
+	if (!m->cfg.micro)
+		fw_cfg_state(s, m->fw_cfg);
 	state_leave(s);
 	if (state_loading(s))
 		state_check(s, remote_push(m, &err) == 0, err.msg);

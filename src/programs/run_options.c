@@ -20,7 +20,10 @@ static void print_help(void)
 	       "  --cpus N              virtual CPUs, 1 to %d (1)\n"
 	       "  --memory SIZE         guest memory: 512M, 2G; a plain number is MiB (512M)\n"
 	       "  --cpu MODEL           CPU model: base, max, or base,+avx2,-aes (max)\n"
-	       "  --engine NAME         auto or soft (auto)\n\n"
+	       "  --engine NAME         auto, kvm or soft (auto)\n"
+	       "  --profile NAME        pc, or micro: a board with only what a Linux that is "
+	       "booted\n"
+	       "                        directly needs (pc)\n\n"
 	       "Devices:\n"
 	       "  --disk FILE[,format=raw][,bus=virtio][,readonly=on]\n"
 	       "                        a disk; may be given up to %d times\n"
@@ -144,6 +147,14 @@ static int parse_memory(struct run_options *o, const char *arg)
 	return 0;
 }
 
+static int parse_profile(struct run_options *o, const char *arg)
+{
+	if (strcmp(arg, "pc") && strcmp(arg, "micro"))
+		return usage_error("run", "--profile: '%s' is not known; use pc or micro", arg);
+	o->vm.micro = !strcmp(arg, "micro");
+	return 0;
+}
+
 static int parse_control(struct run_options *o, const char *arg)
 {
 	if (strncmp(arg, "unix=", 5) || !arg[5])
@@ -182,6 +193,7 @@ enum {
 	OPT_CONTROL,
 	OPT_RESUME,
 	OPT_PAUSED,
+	OPT_PROFILE,
 };
 
 static const struct option long_options[] = {
@@ -192,6 +204,7 @@ static const struct option long_options[] = {
 	{"memory", required_argument, NULL, OPT_MEMORY},
 	{"cpu", required_argument, NULL, OPT_CPU},
 	{"engine", required_argument, NULL, OPT_ENGINE},
+	{"profile", required_argument, NULL, OPT_PROFILE},
 	{"disk", required_argument, NULL, OPT_DISK},
 	{"net", required_argument, NULL, OPT_NET},
 	{"serial", required_argument, NULL, OPT_SERIAL},
@@ -237,6 +250,8 @@ static int parse_option(struct run_options *o, int c, char *arg)
 		return 0;
 	case OPT_ENGINE:
 		return parse_engine(o, arg);
+	case OPT_PROFILE:
+		return parse_profile(o, arg);
 	case OPT_DISK:
 		return parse_disk(o, arg);
 	case OPT_NET:

@@ -179,7 +179,7 @@ static int add_i8042(struct vm *vm, struct error *err)
 
 int vm_devices_create(struct vm *vm, struct error *err)
 {
-	int r = add_i8042(vm, err);
+	int r = vm->cfg.micro ? 0 : add_i8042(vm, err);
 
 	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_serials; i++)
 		r = add_serial(vm, i, err);
@@ -196,14 +196,14 @@ int vm_devices_create(struct vm *vm, struct error *err)
 		r = add_net(vm, i, err);
 	if (r == 0 && vm->cfg.console)
 		r = add_console(vm, err);
-	if (r == 0)
+	if (r == 0 && !vm->cfg.micro)
 		r = add_rng(vm, err);
 	return r;
 }
 
 void vm_devices_legacy(const struct vm *vm, struct machine_legacy *legacy)
 {
-	*legacy = (struct machine_legacy){.ps2 = true};
+	*legacy = (struct machine_legacy){.ps2 = !vm->cfg.micro};
 	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
 		legacy->com[i] = true;
 }
@@ -212,7 +212,8 @@ void vm_devices_reset(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
 		uart_reset(vm->devices.uart[i]);
-	i8042_reset(vm->devices.i8042);
+	if (vm->devices.i8042)
+		i8042_reset(vm->devices.i8042);
 	if (vm->devices.testdev)
 		testdev_reset(vm->devices.testdev);
 }
@@ -295,7 +296,8 @@ void vm_devices_state(struct state *s, struct vm *vm)
 	struct vm_devices *d = &vm->devices;
 
 	state_enter(s, "devices", 1);
-	i8042_state(s, d->i8042);
+	if (d->i8042)
+		i8042_state(s, d->i8042);
 	for (unsigned i = 0; i < vm->cfg.nr_serials; i++)
 		uart_state(s, d->uart[i]);
 	if (d->testdev)
@@ -306,6 +308,7 @@ void vm_devices_state(struct state *s, struct vm *vm)
 		virtio_net_state(s, d->vnet[i]);
 	if (d->vconsole)
 		virtio_console_state(s, d->vconsole);
-	virtio_rng_state(s, d->vrng);
+	if (d->vrng)
+		virtio_rng_state(s, d->vrng);
 	state_leave(s);
 }

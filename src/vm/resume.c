@@ -134,6 +134,9 @@ static int same_board(const struct saved_config *c, const struct vm_config *cfg,
 	if (cfg->cpu)
 		return err_set(err, EINVAL, "the CPU model is the saved VM's (%s): leave --cpu out",
 			       c->model.name);
+	if (cfg->micro && !c->micro)
+		return err_set(err, EINVAL,
+			       "the saved VM is no micro machine: leave --profile out");
 	if (cfg->exit_port >= 0 && (!c->has_exit_port || cfg->exit_port != c->exit_port))
 		return err_set(err, EINVAL, "the saved VM has no exit port %#x: leave it out",
 			       cfg->exit_port);
@@ -212,6 +215,7 @@ int vm_saved_config(struct vm_saved *s, struct vm_config *cfg, struct error *err
 	cfg->cpus = c->cpus;
 	cfg->memory = c->memory;
 	cfg->cpu = c->model.name;
+	cfg->micro = c->micro;
 	cfg->exit_port = c->has_exit_port ? c->exit_port : -1;
 	cfg->testdev = c->testdev;
 	cfg->debugcon = c->debugcon;

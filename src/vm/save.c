@@ -87,6 +87,7 @@ void vm_describe(struct vm *vm, struct saved_config *c)
 		.nr_serials = cfg->nr_serials,
 		.nr_disks = cfg->nr_disks,
 		.nr_nets = cfg->nr_nets,
+		.micro = cfg->micro,
 		.console = cfg->console != NULL,
 		.testdev = cfg->testdev,
 		.debugcon = cfg->debugcon,

@@ -40,6 +40,7 @@ static void board(struct state *s, struct saved_config *c)
 	state_u32(s, "nr_serials", &c->nr_serials);
 	state_u32(s, "nr_disks", &c->nr_disks);
 	state_u32(s, "nr_nets", &c->nr_nets);
+	state_bool(s, "micro", &c->micro);
 	state_bool(s, "console", &c->console);
 	state_bool(s, "testdev", &c->testdev);
 	state_bool(s, "debugcon", &c->debugcon);

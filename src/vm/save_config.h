@@ -22,7 +22,7 @@ struct saved_config {
 	uint64_t memory, tsc_khz;
 	struct cpu_model model;
 	uint32_t nr_serials, nr_disks, nr_nets;
-	bool console, testdev, debugcon, has_exit_port;
+	bool micro, console, testdev, debugcon, has_exit_port;
 	uint16_t exit_port;
 	struct saved_disk disk[VM_MAX_DISKS];
 };

@@ -297,6 +297,7 @@ static int vm_create_machine(struct vm *vm, struct error *err)
 		.ops = &board_ops,
 		.opaque = vm,
 		.phys_bits = vm->model.phys_bits,
+		.micro = vm->cfg.micro,
 	};
 
 	return machine_create(&vm->machine, &cfg, err);

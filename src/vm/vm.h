@@ -39,6 +39,7 @@ struct vm_config {
 	unsigned nr_serials;
 	const char *console; /* chardev spec of a virtio console, or NULL */
 
+	bool micro;     /* a board with only what a direct-boot Linux needs */
 	int exit_port;  /* -1: none */
 	bool testdev;   /* devices/debug/testdev.h */
 	bool debugcon;  /* port 0xE9 writes to standard output */

@@ -262,7 +262,8 @@ static void dsdt_isa(struct aml *a, const struct acpi_config *cfg)
 	aml_mark d = aml_device(a, "ISA");
 
 	aml_name_int(a, "_ADR", 0x1F << 16);
-	dsdt_rtc(a);
+	if (!cfg->no_timers)
+		dsdt_rtc(a);
 	if (cfg->ps2)
 		dsdt_keyboard(a);
 	for (unsigned n = 0; n < ARRAY_SIZE(cfg->com); n++)
@@ -296,7 +297,8 @@ void dsdt_write(struct aml *a, const struct acpi_config *cfg)
 	sb = aml_scope(a, "\\_SB");
 	dsdt_cpus(a, cfg->nr_cpus);
 	dsdt_board(a);
-	dsdt_hpet(a);
+	if (!cfg->no_timers)
+		dsdt_hpet(a);
 	dsdt_pci(a, cfg);
 	aml_end(a, sb);
 }

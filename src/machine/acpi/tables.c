@@ -122,7 +122,7 @@ static void fadt_block(uint8_t *p, unsigned port_at, unsigned length_at, unsigne
 
 static void acpi_fadt(struct acpi *t, const struct acpi_config *cfg, uint32_t facs, uint32_t dsdt)
 {
-	enum { LEGACY_DEVICES = 1, HAS_8042 = 2, NO_VGA = 4 };
+	enum { LEGACY_DEVICES = 1, HAS_8042 = 2, NO_VGA = 4, NO_RTC = 32 };
 	enum {
 		WBINVD = 1 << 0,
 		PROC_C1 = 1 << 2,
@@ -143,10 +143,11 @@ static void acpi_fadt(struct acpi *t, const struct acpi_config *cfg, uint32_t fa
 	fadt_block(p, 64, 89, 172, PORT_PM + PM_OFF_CNT, 2, 2);
 	fadt_block(p, 76, 91, 208, PORT_PM + PM_OFF_TMR, 4, 3);
 	fadt_block(p, 80, 92, 220, PORT_PM + PM_OFF_GPE0, 4, 1);
-	le16_store(p + 96, 0xFFFF); /* no C2 */
-	le16_store(p + 98, 0xFFFF); /* no C3 */
-	p[108] = 0x32;              /* century byte of the RTC */
-	le16_store(p + 109, LEGACY_DEVICES | (cfg->ps2 ? HAS_8042 : 0) | NO_VGA);
+	le16_store(p + 96, 0xFFFF);         /* no C2 */
+	le16_store(p + 98, 0xFFFF);         /* no C3 */
+	p[108] = cfg->no_timers ? 0 : 0x32; /* century byte of the RTC */
+	le16_store(p + 109, LEGACY_DEVICES | (cfg->ps2 ? HAS_8042 : 0) | NO_VGA |
+				    (cfg->no_timers ? NO_RTC : 0));
 	le32_store(p + 112,
 		   WBINVD | PROC_C1 | NO_SLEEP_BUTTON | NO_RTC_WAKE | TIMER_32 | RESET_REGISTER);
 	acpi_gas(p + 116, GAS_IO, 8, 1, PORT_RESET);
@@ -295,7 +296,8 @@ int acpi_build(uint8_t *buf, size_t cap, uint32_t gpa, const struct acpi_config 
 	acpi_fadt(&t, cfg, facs, dsdt);
 	acpi_madt(&t, cfg);
 	acpi_mcfg(&t);
-	acpi_hpet(&t);
+	if (!cfg->no_timers)
+		acpi_hpet(&t);
 	rsdt = acpi_root(&t, "RSDT", 4);
 	xsdt = acpi_root(&t, "XSDT", 8);
 	if (t.overflow)

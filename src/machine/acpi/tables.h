@@ -11,6 +11,7 @@ struct acpi_config {
 	unsigned nr_cpus;
 	bool com[4];
 	bool ps2;
+	bool no_timers;                  /* neither HPET nor RTC */
 	uint64_t pci64_base, pci64_size; /* the window above RAM, size 0 = none */
 };
 
