@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "engine/soft/vec.h"
+#include "engine/soft/xlat.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -97,6 +98,7 @@ void block_cache_flush(struct cpu *cpu)
 {
 	struct block_cache *c = cpu->blocks;
 
+	xlat_flush(cpu);
 	for (unsigned i = 0; i < BLOCK_JUMP_ENTRIES; i++)
 		c->jump[i] = &block_none;
 	for (unsigned i = 0; i < BLOCK_HASH_HEADS; i++)
@@ -198,14 +200,19 @@ void block_drop_writes(struct soft_vm *vm)
 			nanosleep(&pause, NULL);
 }
 
-static void purge_everybody(struct cpu *cpu)
+static void tell_others(struct cpu *cpu, uint32_t event)
 {
 	struct soft_vm *vm = cpu->vm;
 
-	block_purge(cpu);
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		if (vm->cpus[i] && vm->cpus[i] != cpu)
-			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_PURGE);
+			atomic_fetch_or(&vm->cpus[i]->events, event);
+}
+
+static void purge_everybody(struct cpu *cpu)
+{
+	block_purge(cpu);
+	tell_others(cpu, CPU_EV_PURGE);
 }
 
 /* Mark lines as code; gen and the purge number that the block being made depends on. */
@@ -233,6 +240,8 @@ static void page_unmark(struct cpu *cpu, struct mem_page *page)
 	atomic_fetch_add(&page->gen, 1);
 	atomic_store(&page->code_lines, 0);
 	purge_unlock(cpu->vm);
+	xlat_forget_page(cpu, page);
+	tell_others(cpu, CPU_EV_CODE);
 }
 
 static bool purge_done(struct cpu *cpu, uint64_t seq)
@@ -272,6 +281,8 @@ void block_ram_written(struct cpu *cpu, gpa_t gpa, unsigned len)
 	hits = written_hits(cpu, page);
 	if (lines & lines_of(gpa % PAGE_SIZE, len)) {
 		atomic_fetch_add_explicit(&page->gen, 1, memory_order_release);
+		xlat_written(cpu, page, gpa % PAGE_SIZE, len);
+		tell_others(cpu, CPU_EV_CODE);
 		cpu->stats.smc_hits++;
 		cpu_stop_block(cpu);
 		*hits += len >= PAGE_SIZE / 2 ? PAGE_LOOKS_LIKE_DATA : 4;
@@ -404,6 +415,7 @@ static void block_forget(struct cpu *cpu, struct block *b)
 {
 	struct block **p = hash_head(cpu, b->hva);
 
+	xlat_forget_block(cpu, b);
 	while (*p && *p != b)
 		p = &(*p)->hash_next;
 	if (*p)
@@ -488,6 +500,8 @@ static void block_place(struct cpu *cpu, struct block *b, const uint8_t *hva)
 	b->flags = 0;
 	b->page2 = NULL;
 	b->hva2 = NULL;
+	b->xlat = NULL;
+	b->heat = 0;
 	links_clear(b);
 }
 

@@ -13,6 +13,7 @@
 #include "engine/soft/cpu.h"
 
 struct error;
+struct xblock;
 
 enum { BLOCK_MAX_INSNS = 32 };
 
@@ -25,6 +26,9 @@ enum {
 /* The first three fields are rarely looked at; block.c places blocks so that the others begin a
  * host cache line. */
 struct block {
+	struct xblock *xlat; /* translations, if made since flush number xlat_flush */
+	uint64_t xlat_flush;
+	uint8_t heat; /* times it was interpreted where it might have been translated */
 	struct block *hash_next;
 	struct mem_page *page2; /* BLOCK_CROSS: the second page and its bytes */
 	const uint8_t *hva2;

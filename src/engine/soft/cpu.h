@@ -42,6 +42,8 @@ struct tlb_entry {
 
 struct tlb {
 	struct tlb_entry rd[TLB_ENTRIES], wr[TLB_ENTRIES], ex[TLB_ENTRIES];
+	/* Beside each ex entry: the translator's number of the page of code it maps, or 0. */
+	uint32_t exid[TLB_ENTRIES];
 };
 
 /* Who is asking: user (CPL 3); supervisor with SMAP in force (CPL<3, CR4.SMAP=1, AC=0 or an
@@ -59,6 +61,7 @@ enum {
 	CPU_EV_STEP = 1 << 4,   /* one instruction at a time: engine_debug.single_step */
 	CPU_EV_INJECT = 1 << 5, /* cpu->inject holds an event to deliver first */
 	CPU_EV_NMI2 = 1 << 6,   /* one more NMI came before the first was taken: run.c */
+	CPU_EV_CODE = 1 << 7,   /* others have written code: xlat_check_pages */
 };
 
 /* cpu->int_shadow, as x86_state.int_shadow.  STI (when IF was 0) and loads of SS set it; such rows
@@ -100,6 +103,8 @@ enum { SEG_FLAT_READ = 1, SEG_FLAT_WRITE = 2 };
 enum paging { PAGING_NONE, PAGING_2LEVEL, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL };
 
 struct block;
+struct xlat;
+struct xlat_jump;
 struct mmu;
 struct soft_vm;
 struct vec_state;
@@ -151,6 +156,14 @@ struct cpu {
 	uint32_t pkru;
 
 	struct vec_state *vec; /* x87/SSE/AVX state: vec.h */
+	bool vec_live;         /* guest state is in the host's registers */
+
+	/* Translator: xlat_int.h */
+	struct xlat *xlat;
+	uint32_t xl_flags;  /* guest flags as LAHF and SETO AL leave them in EAX */
+	uint32_t xl_events; /* events that end translated code */
+	uint64_t xl_host_rsp, xl_target;
+	struct xlat_jump *xl_jump;
 
 	/* MMU: mmu.c */
 	struct mmu *mmu;

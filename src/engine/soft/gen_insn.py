@@ -51,11 +51,14 @@ LETTERS = {"E": ("OP_GPR_RM", "gpr", 1, 1), "R": ("OP_GPR_RM", "gpr", 0, 1),
 CLASSES = ("gpr", "vexgpr", "x87", "mmx", "sse", "avx", "avx512", "k", "fwait")
 SPECIALS = ("none", "gather", "scatter", "maskmov", "maskmovu", "compress", "expand", "xsave",
             "fxsave", "fpenv", "control")
+# What the translator makes of a row: enum insn_xlat.
+XLATS = ("interp", "copy", "vec", "lea", "nop", "push", "pop", "leave", "jcc", "jmp", "jmpind", "call",
+         "callind", "ret")
 # Attribute words that are just a ROW_ bit.
 ROW_WORDS = {"end": "END", "lock": "LOCK", "hint": "HINT", "bitstring": "BITSTRING", "fpx": "FPX",
              "align": "ALIGN", "er": "ER", "sae": "SAE", "pair": "PAIR", "namea": "NAMEA",
              "gprr": "GPR_READ", "gprw": "GPR_WRITE", "scalar": "SCALAR",
-             "nf": "FAULTS_WHOLE", "xmm0w": "XMM0_WRITE", "distinct": "DISTINCT"}
+             "nf": "FAULTS_WHOLE", "count": "COUNT", "xmm0w": "XMM0_WRITE", "distinct": "DISTINCT"}
 
 
 class TableError(Exception):
@@ -229,7 +232,8 @@ class Row:
         self.features, self.alt, self.size_attr = [], None, None
         self.elem = self.disp8n = 0
         self.row = set()
-        self.fl = {"fr": 0, "fw": 0, "fu": 0}
+        self.fl = {"fr": 0, "fw": 0, "fu": 0, "fc": 0}
+        self.xlat = None
         self.unaligned = False
         for w in words:
             key, eq, value = w.partition("=")
@@ -251,6 +255,8 @@ class Row:
                 self.cls = value
             elif key == "special":
                 self.special = value
+            elif key == "x":
+                self.xlat = value
             elif key == "bc" or key == "el":
                 if self.elem:
                     raise TableError("bc= and el= together")
@@ -266,6 +272,12 @@ class Row:
                 raise TableError(f"attribute '{w}' is not known")
         if self.special not in SPECIALS:
             raise TableError(f"special '{self.special}' is not known")
+        if self.xlat is None:
+            self.xlat = "vec" if self.exec == "vec" else "interp"
+        if self.xlat not in XLATS:
+            raise TableError(f"x={self.xlat} is not known")
+        if self.fl["fc"] & ~self.fl["fu"]:
+            raise TableError("fc= names a flag that fu= does not")
 
     def parse_attr_word(self, w):
         if w in ROW_WORDS:
@@ -499,7 +511,7 @@ def check_features(rows, known, absent, path):
                 sys.exit(f"{path}:{r.line}: feature {f} is neither in cpu_features.def nor absent")
         r.never = any(f in absent and f not in known for f in r.features) or r.exec == "ud"
         if r.never:
-            r.exec, r.by = "ud", ()
+            r.exec, r.by, r.xlat = "ud", (), "interp"
             r.row.add("UD")
 
 
@@ -627,7 +639,8 @@ def write_rows(rows, known, out):
             attrs.add("EVEX")
         out.write(f'\t{{"{r.mnemonic}", {{{ops}}}, {len(r.ops)}, CLASS_{r.cls.upper()}, '
                   f"SPECIAL_{r.special.upper()}, {r.elem}, {feature},\n\t {bits('ROW_', attrs)}, "
-                  f"{r.fl['fr']:#x}, {r.fl['fw']:#x}, {r.fl['fu']:#x}}},\n")
+                  f"{r.fl['fr']:#x}, {r.fl['fw']:#x}, {r.fl['fu']:#x}, {r.fl['fw'] | r.fl['fc']:#x}, "
+                  f"XLAT_{r.xlat.upper()}}},\n")
     out.write("};\n")
 
 

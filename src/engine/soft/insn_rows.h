@@ -109,6 +109,7 @@ enum {
 	ROW_FAULTS_WHOLE = 1 << 23, /* the opmask keeps no memory fault away (types E4NF, E6NF) */
 	ROW_XMM0_WRITE = 1 << 24,   /* writes XMM0 implicitly (PCMPxSTRM) */
 	ROW_DISTINCT = 1 << 25,     /* destination equal to a source is #UD (complex FP16) */
+	ROW_COUNT = 1 << 26,        /* a shift: with a count of 0 no flag changes */
 };
 
 /* row.special: rows whose memory or state access is not one operand of msize bytes. */
@@ -126,6 +127,24 @@ enum insn_special {
 	SPECIAL_CONTROL, /* x87, MXCSR, XCR0 control state: FNINIT, LDMXCSR, EMMS, FWAIT ... */
 };
 
+/* row.xlat: which template of the translator makes host code of the row (xlat_insn.c). */
+enum insn_xlat {
+	XLAT_INTERP, /* none: the interpreter's function is called */
+	XLAT_COPY,   /* the instruction itself, with registers and memory operand renamed */
+	XLAT_VEC,    /* likewise, on vector registers, which keep their names: xlat_vec.c */
+	XLAT_LEA,
+	XLAT_NOP,
+	XLAT_PUSH, /* register or immediate */
+	XLAT_POP,  /* register */
+	XLAT_LEAVE,
+	XLAT_JCC,
+	XLAT_JMP,
+	XLAT_JMPIND,
+	XLAT_CALL,
+	XLAT_CALLIND,
+	XLAT_RET,
+};
+
 struct insn_row {
 	const char *name; /* alternatives by operand size separated by '/' */
 	struct insn_op op[5];
@@ -136,6 +155,8 @@ struct insn_row {
 	int16_t feature; /* enum cpu_feature, or -1 */
 	uint32_t attrs;  /* ROW_* */
 	uint16_t fl_read, fl_write, fl_undef; /* RFLAGS bits */
+	uint16_t fl_kill; /* those it sets whatever they were: but see ROW_COUNT */
+	uint8_t xlat;     /* enum insn_xlat */
 };
 
 extern const struct insn_row insn_rows[INSN_NR_IDS];

@@ -11,6 +11,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/debug.h"
 #include "engine/soft/vec.h"
+#include "engine/soft/xlat.h"
 
 /* --- leaving an instruction --------------------------------------------------------------------
  */
@@ -280,6 +281,10 @@ static bool attend(struct cpu *cpu)
 
 	if (ev & CPU_EV_PURGE)
 		block_purge(cpu);
+	if (ev & CPU_EV_CODE) {
+		event_clear(cpu, CPU_EV_CODE);
+		xlat_check_pages(cpu);
+	}
 	/* Before what the guest brings about: a #DB whose own delivery hits a data breakpoint would
 	 * keep us here.  What is pending stays so. */
 	if (ev & CPU_EV_KICK) {
@@ -330,13 +335,30 @@ static __attribute__((noinline, hot)) void run_fast(struct cpu *cpu)
 	}
 }
 
+/* The same with translated code, where there is some. */
+static __attribute__((noinline, hot)) void run_translated(struct cpu *cpu)
+{
+	while (likely(!wants_attention(cpu))) {
+		struct block *b = block_lookup(cpu);
+		struct xblock *xb = xlat_lookup(cpu, b);
+
+		if (likely(xb))
+			xlat_enter(cpu, xb);
+		else
+			run_insns(cpu, b->insns, b->nr);
+	}
+}
+
 static __attribute__((noinline)) void run_guarded(struct cpu *cpu)
 {
 	if (__builtin_setjmp(cpu->unwind_buf) && unwound(cpu))
 		return;
-	do
-		run_fast(cpu);
-	while (!attend(cpu));
+	do {
+		if (cpu->xlat)
+			run_translated(cpu);
+		else
+			run_fast(cpu);
+	} while (!attend(cpu));
 }
 
 enum engine_exit run_cpu(struct cpu *cpu)
@@ -345,6 +367,8 @@ enum engine_exit run_cpu(struct cpu *cpu)
 	atomic_store(&cpu->running, true);
 	cpu->in = NULL;
 	cpu->delivering = CPU_IDLE;
+	if (cpu->xlat)
+		xlat_attach(cpu);
 	run_guarded(cpu);
 	vec_release(cpu);
 	atomic_store(&cpu->running, false);

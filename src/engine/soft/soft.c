@@ -11,6 +11,7 @@
 #include "engine/soft/run.h"
 #include "engine/soft/seg.h"
 #include "engine/soft/vec.h"
+#include "engine/soft/xlat.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -22,6 +23,8 @@
 /* The names engine.h uses for what cpu.h calls soft_vm and cpu. */
 struct engine_vm {
 	struct soft_vm vm;
+	struct xlat_config xlat;
+	char *options;
 };
 struct engine_cpu {
 	struct cpu cpu;
@@ -119,26 +122,63 @@ static int copy_ram_map(struct soft_vm *vm, struct error *err)
 	return 0;
 }
 
-/* The interpreter is the only tier, so that is all there is to choose. */
-static int check_options(const char *options, struct error *err)
+/* One of the options that follow --engine soft, separated by commas. */
+static int parse_option(struct xlat_config *c, char *opt, struct error *err)
 {
-	if (!options || !*options || !strcmp(options, "tier=interp"))
-		return 0;
-	return err_set(err, EINVAL, "engine soft: unknown option '%s', known: tier=interp",
-		       options);
+	char *value = strchr(opt, '=');
+
+	if (!strcmp(opt, "tier=interp") || !strcmp(opt, "tier=translate"))
+		c->on = value[1] == 't';
+	else if (!strcmp(opt, "flags=exact"))
+		c->exact = true;
+	else if (!strncmp(opt, "dump=", 5) && value[1])
+		c->dump = value + 1;
+	else if (!strncmp(opt, "perf=", 5) && value[1])
+		c->perf = value + 1;
+	else
+		return err_set(err, EINVAL,
+			       "engine soft: unknown option '%s', known: tier=interp, "
+			       "tier=translate, flags=exact, dump=FILE, perf=FILE",
+			       opt);
+	return 0;
+}
+
+/* cfg's file names stay in *text, which the VM keeps. */
+static int parse_options(struct xlat_config *c, char **text, const char *options, struct error *err)
+{
+	char *opt, *rest;
+	int r = 0;
+
+	*c = (struct xlat_config){.on = false};
+	*text = strdup(options ? options : "");
+	if (!*text)
+		return err_errno(err, ENOMEM, "soft engine");
+	rest = *text;
+	while (!r && (opt = strsep(&rest, ",")))
+		if (*opt)
+			r = parse_option(c, opt, err);
+	if (r < 0)
+		free(*text);
+	return r;
 }
 
 static int soft_vm_create(struct engine_vm **out, const struct engine_vm_config *cfg,
 			  struct error *err)
 {
 	struct engine_vm *evm;
-	int r = check_options(cfg->options, err);
+	struct xlat_config xlat;
+	char *text;
+	int r = parse_options(&xlat, &text, cfg->options, err);
 
 	if (r < 0)
 		return r;
 	evm = calloc(1, sizeof(*evm));
-	if (!evm)
+	if (!evm) {
+		free(text);
 		return err_errno(err, ENOMEM, "soft engine");
+	}
+	evm->xlat = xlat;
+	evm->options = text;
 	evm->vm.mem = cfg->mem;
 	evm->vm.model = cfg->model;
 	evm->vm.nr_cpus = cfg->nr_cpus;
@@ -146,6 +186,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_vm_config 
 	r = evm->vm.cpus ? copy_ram_map(&evm->vm, err) : err_errno(err, ENOMEM, "soft engine");
 	if (r < 0) {
 		free(evm->vm.cpus);
+		free(evm->options);
 		free(evm);
 		return r;
 	}
@@ -160,6 +201,7 @@ static void soft_vm_destroy(struct engine_vm *evm)
 	if (!evm)
 		return;
 	free(evm->vm.cpus);
+	free(evm->options);
 	free(evm);
 }
 
@@ -224,10 +266,11 @@ static void soft_cpu_destroy(struct engine_cpu *ecpu)
 	if (cpu->vec)
 		vec_destroy(cpu);
 	mmu_destroy(cpu);
-	free(ecpu);
+	xlat_destroy(cpu);
+	xlat_region_destroy(ecpu);
 }
 
-static int cpu_parts_create(struct cpu *cpu, struct error *err)
+static int cpu_parts_create(struct cpu *cpu, const struct xlat_config *xlat, struct error *err)
 {
 	int r = mmu_create(cpu, err);
 
@@ -235,6 +278,8 @@ static int cpu_parts_create(struct cpu *cpu, struct error *err)
 		r = vec_create(cpu, err);
 	if (!r)
 		r = block_cache_create(cpu, err);
+	if (!r && xlat->on)
+		r = xlat_create(cpu, xlat, err);
 	return r;
 }
 
@@ -256,18 +301,19 @@ static int cpu_reset(struct engine_cpu *ecpu, struct error *err)
 static int soft_cpu_create(struct engine_cpu **out, struct engine_vm *evm, unsigned index,
 			   const struct engine_cpu_ops *ops, void *opaque, struct error *err)
 {
-	struct engine_cpu *ecpu = aligned_alloc(64, ALIGN_UP(sizeof(*ecpu), 64));
-	int r;
+	struct engine_cpu *ecpu;
+	void *room;
+	int r = xlat_region_create(&room, sizeof(*ecpu), evm->vm.nr_cpus, err);
 
-	if (!ecpu)
-		return err_errno(err, ENOMEM, "vCPU %u", index);
-	memset(ecpu, 0, sizeof(*ecpu));
+	if (r < 0)
+		return err_wrap(err, r, "vCPU %u", index);
+	ecpu = room;
 	ecpu->cpu.vm = &evm->vm;
 	ecpu->cpu.index = index;
 	ecpu->cpu.ops = ops;
 	ecpu->cpu.opaque = opaque;
 	ecpu->cpu.delivering = CPU_IDLE;
-	r = cpu_parts_create(&ecpu->cpu, err);
+	r = cpu_parts_create(&ecpu->cpu, &evm->xlat, err);
 	if (!r)
 		r = cpu_reset(ecpu, err);
 	if (r < 0) {

@@ -15,6 +15,8 @@ static void tlb_clear(struct tlb *t)
 
 	for (unsigned i = 0; i < NR_KINDS * TLB_ENTRIES; i++)
 		e[i].tag = TLB_INVALID;
+	for (unsigned i = 0; i < TLB_ENTRIES; i++)
+		t->exid[i] = 0;
 }
 
 int mmu_create(struct cpu *cpu, struct error *err)
@@ -22,7 +24,8 @@ int mmu_create(struct cpu *cpu, struct error *err)
 	size_t size = (TLB_SLOTS * TLB_NR_CLASSES + 1) * sizeof(struct tlb);
 	struct mmu *m = calloc(1, sizeof(*m));
 
-	_Static_assert(sizeof(struct tlb) == NR_KINDS * TLB_ENTRIES * sizeof(struct tlb_entry),
+	_Static_assert(offsetof(struct tlb, exid) ==
+			       NR_KINDS * TLB_ENTRIES * sizeof(struct tlb_entry),
 		       "rd, wr and ex follow each other");
 	if (!m)
 		return err_errno(err, ENOMEM, "TLB of vCPU %u", cpu->index);
@@ -52,9 +55,16 @@ void mmu_destroy(struct cpu *cpu)
 
 static struct tlb_entry *tlb_array(struct mmu *m, unsigned slot, unsigned a)
 {
-	struct tlb_entry *first = (void *)&m->tlbs[slot * TLB_NR_CLASSES];
+	struct tlb *t = &m->tlbs[slot * TLB_NR_CLASSES + a / NR_KINDS];
 
-	return first + a * TLB_ENTRIES;
+	return (struct tlb_entry *)(void *)t + a % NR_KINDS * TLB_ENTRIES;
+}
+
+/* The page of code that the translator knew at an entry is not there any more. */
+static void exid_drop(struct mmu *m, unsigned slot, unsigned a, unsigned i)
+{
+	if (a % NR_KINDS == KIND_EX)
+		m->tlbs[slot * TLB_NR_CLASSES + a / NR_KINDS].exid[i] = 0;
 }
 
 void tlb_put(struct cpu *cpu, unsigned a, gva_t lin, const uint8_t *hva, bool global)
@@ -65,6 +75,7 @@ void tlb_put(struct cpu *cpu, unsigned a, gva_t lin, const uint8_t *hva, bool gl
 	struct tlb_entry *e = &tlb_array(m, m->cur, a)[i];
 	struct tlb_map *map = &m->slots[m->cur].map[a];
 
+	exid_drop(m, m->cur, a, i);
 	e->addend = (uintptr_t)hva - page;
 	e->tag = page;
 	map->used[i / 64] |= BIT(i % 64);
@@ -79,6 +90,7 @@ static void entry_drop(struct mmu *m, unsigned slot, unsigned a, unsigned i)
 	struct tlb_map *map = &m->slots[slot].map[a];
 
 	tlb_array(m, slot, a)[i].tag = TLB_INVALID;
+	exid_drop(m, slot, a, i);
 	map->used[i / 64] &= ~BIT(i % 64);
 	map->local[i / 64] &= ~BIT(i % 64);
 }
@@ -96,8 +108,12 @@ static void array_drop(struct mmu *m, unsigned slot, unsigned a, const uint64_t 
 			continue;
 		map->used[w] &= ~drop;
 		map->local[w] &= ~drop;
-		for (; drop; drop &= drop - 1)
-			e[w * 64 + (unsigned)__builtin_ctzll(drop)].tag = TLB_INVALID;
+		for (; drop; drop &= drop - 1) {
+			unsigned i = w * 64 + (unsigned)__builtin_ctzll(drop);
+
+			e[i].tag = TLB_INVALID;
+			exid_drop(m, slot, a, i);
+		}
 	}
 }
 

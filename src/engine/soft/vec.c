@@ -52,7 +52,7 @@ void vec_load_slow(struct cpu *cpu)
 
 	vec_signal_attach(vs);
 	host_xrstor(vs->area);
-	vs->live = true;
+	cpu->vec_live = true;
 }
 
 void vec_release_slow(struct cpu *cpu)
@@ -61,7 +61,7 @@ void vec_release_slow(struct cpu *cpu)
 
 	host_xsave(vs->area);
 	host_xrstor(host_defaults); /* no component: all to their initial state */
-	vs->live = false;
+	cpu->vec_live = false;
 }
 
 void vec_settle(struct vec_state *vs)
@@ -104,6 +104,9 @@ void vec_update(struct cpu *cpu)
 	deny[VEC_SSE] = cpu->cr4 & CR4_OSFXSR ? deny_mmx(cpu) : X86_EXC_UD;
 	deny[VEC_AVX] = deny_vex(cpu, XCR0_SSE | XCR0_AVX);
 	deny[VEC_AVX512] = deny_vex(cpu, XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+	cpu->vec->deny_key = 0;
+	for (unsigned i = 0; i < VEC_NR_CLASSES; i++)
+		cpu->vec->deny_key |= (uint8_t)((deny[i] != 0) << i);
 }
 
 void vec_fault(struct cpu *cpu, int vector)

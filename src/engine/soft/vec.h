@@ -23,9 +23,9 @@ struct vec_x87_ptr {
 };
 
 struct vec_state {
-	bool live; /* guest state is in the host's registers */
 	/* 0 = may run; else the exception to raise (#UD or #NM), from CR0, CR4 and XCR0. */
 	uint8_t deny[VEC_NR_CLASSES];
+	uint8_t deny_key;   /* bit n: deny[n] != 0 */
 	uint32_t thunk_gen; /* of the thunks in the cache; never 0, no two vCPUs share one */
 	struct vec_thunk *thunks;
 	struct vec_x87_ptr x87;
@@ -40,13 +40,14 @@ struct vec_state {
 	uint16_t *thunk_hash;
 };
 
+void vec_signal_unblock(void); /* this thread gets the host's exceptions */
 int vec_create(struct cpu *cpu, struct error *err);
 void vec_destroy(struct cpu *cpu);
 void vec_update(struct cpu *cpu); /* after CR0, CR4, XCR0, EFER, RFLAGS.VM changed: refill deny[] */
 void vec_release_slow(struct cpu *cpu);
 static inline void vec_release(struct cpu *cpu)
 {
-	if (cpu->vec->live)
+	if (cpu->vec_live)
 		vec_release_slow(cpu);
 }
 void vec_get(struct cpu *cpu, struct x86_state *s);

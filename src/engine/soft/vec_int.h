@@ -119,7 +119,7 @@ void vec_load_slow(struct cpu *cpu);
 void vec_settle(struct vec_state *vs);
 static inline void vec_load(struct cpu *cpu)
 {
-	if (!cpu->vec->live)
+	if (!cpu->vec_live)
 		vec_load_slow(cpu);
 }
 _Noreturn void vec_fault(struct cpu *cpu, int vector);

@@ -8,6 +8,7 @@
 #include "engine/soft/vec_int.h"
 
 #include "base/error.h"
+#include "engine/soft/xlat.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -52,6 +53,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	mcontext_t *m = &((ucontext_t *)context)->uc_mcontext;
 
+	if (xlat_host_fault(context))
+		return;
 	if (is_ours(m)) {
 		m->gregs[REG_RAX] = m->gregs[REG_TRAPNO];
 		m->gregs[REG_RIP] = (greg_t)(uintptr_t)attached->code_rx;
@@ -92,11 +95,16 @@ static void unblock_signals(void)
 	unblocked = true;
 }
 
+void vec_signal_unblock(void)
+{
+	if (unlikely(!unblocked))
+		unblock_signals();
+}
+
 void vec_signal_attach(struct vec_state *vs)
 {
 	attached = vs;
-	if (unlikely(!unblocked))
-		unblock_signals();
+	vec_signal_unblock();
 }
 
 void vec_signal_detach(struct vec_state *vs)

@@ -1,0 +1,252 @@
+/* engine/soft/xlat.c - one decoded block into host code, and running it. */
+#include "engine/soft/xlat_int.h"
+
+#include "engine/soft/vec_int.h"
+
+#include <asm/prctl.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* --- what C and translated code must agree on ----------------------------------------------------
+ */
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE (1 << 1)
+#endif
+
+static __thread struct tlb *gs_now;
+static __thread bool gs_quick;
+
+static __attribute__((noinline)) void gs_set(struct tlb *t)
+{
+	gs_now = t;
+	if (likely(gs_quick))
+		__asm__ volatile("wrgsbase %0" : : "r"(t));
+	else
+		syscall(SYS_arch_prctl, ARCH_SET_GS, t);
+}
+
+void xlat_settle(struct cpu *cpu)
+{
+	uint32_t mask = ~0u;
+
+	if (unlikely(gs_now != cpu->tlb))
+		gs_set(cpu->tlb);
+	if (!(cpu->rflags & RFLAGS_IF))
+		mask &= ~(uint32_t)CPU_EV_INTR;
+	cpu->xl_events = mask;
+}
+
+/* --- translation ---------------------------------------------------------------------------------
+ */
+
+static uint32_t xlat_key(const struct cpu *cpu)
+{
+	return cpu->mode_key | cpu->vec->deny_key << 8;
+}
+
+static void analyse(struct xgen *g)
+{
+	uint16_t live;
+
+	g->next_rip = g->lin;
+	for (unsigned i = 0; i < g->b->nr; i++) {
+		const struct insn *in = &g->b->insns[i];
+
+		g->next_rip += in->len;
+		g->info[i].kind = xlat_insn_kind(g, in);
+		xlat_flags_of(g, in, &g->info[i]);
+	}
+	live = xlat_liveness(g);
+	g->xb->flags_in = xlat_flags_in(g, live);
+}
+
+static void generate(struct xgen *g)
+{
+	xlat_entries(g);
+	g->next_rip = g->lin;
+	for (unsigned i = 0; i < g->b->nr; i++) {
+		const struct insn *in = &g->b->insns[i];
+		unsigned slow = g->nr_slow;
+
+		g->index = i;
+		g->next_rip += in->len;
+		g->xb->site[i] = (struct xsite){.host = x_offset(g) - g->xb->code,
+						.next = (uint16_t)(g->next_rip - g->lin),
+						.index = (uint8_t)i};
+		xlat_insn(g, in);
+		for (; slow < g->nr_slow; slow++)
+			if (g->slow[slow].back)
+				g->slow[slow].back = x_offset(g);
+	}
+	if (!g->ended)
+		xlat_exit_jump(g, 0, g->next_rip, EXIT_JMP);
+}
+
+static struct xblock *xblock_new(struct xlat *x, struct block *b, uint64_t lin)
+{
+	struct xblock *xb = (struct xblock *)(x->meta + x->meta_used);
+
+	x->meta_used += ALIGN_UP(sizeof(*xb) + b->nr * sizeof(struct xsite), 16);
+	*xb = (struct xblock){.b = b, .lin = lin, .nr = b->nr, .key = x->key};
+	for (unsigned i = 0; i < ARRAY_SIZE(xb->exit); i++)
+		xb->exit[i].from = xb;
+	return xb;
+}
+
+static void xblock_keep(struct xlat *x, struct xblock *xb)
+{
+	struct block *b = xb->b;
+
+	xb->b_next = b->xlat;
+	b->xlat = xb;
+	b->xlat_flush = x->flushes;
+	xb->page_next = xb->page->blocks;
+	xb->page->blocks = xb;
+	x->order[-(ptrdiff_t)x->nr_order++] = xb;
+	x->cpu->stats.blocks_translated++;
+}
+
+static struct xblock *translate(struct cpu *cpu, struct block *b)
+{
+	struct xlat *x = cpu->xlat;
+	struct xgen *g = x->gen;
+
+	xlat_room(x);
+	if (b->xlat_flush != x->flushes)
+		b->xlat = NULL;
+	g->x = x;
+	g->cpu = cpu;
+	g->b = b;
+	g->lin = cpu->rip;
+	g->xb = xblock_new(x, b, g->lin);
+	g->xb->page = xlat_page(x, b, g->lin);
+	g->nr_slow = 0;
+	g->vec_checked = g->ended = false;
+	analyse(g);
+	g->p = x->rw + x->hot_used;
+	g->xb->code = (uint32_t)x->hot_used;
+	generate(g);
+	g->xb->code_end = x_offset(g);
+	x->hot_used = ALIGN_UP(x_offset(g), 16);
+	g->p = x->rw + x->cold_used;
+	xlat_cold(g);
+	x->cold_used = x_offset(g);
+	xblock_keep(x, g->xb);
+	if (unlikely(x->cfg.dump || x->cfg.perf))
+		xlat_dump_block(x, g->xb);
+	return g->xb;
+}
+
+/* --- finding and running -------------------------------------------------------------------------
+ */
+
+/* When the block before was interpreted there is nothing to link. */
+static struct xblock *find(struct xlat *x, struct block *b, uint64_t lin)
+{
+	struct xblock *xb;
+
+	if (b->xlat_flush != x->flushes)
+		return NULL;
+	for (xb = b->xlat; xb; xb = xb->b_next)
+		if (xb->lin == lin && xb->key == x->key)
+			return xb;
+	return NULL;
+}
+
+static void key_update(struct cpu *cpu)
+{
+	struct xlat *x = cpu->xlat;
+	uint32_t key = xlat_key(cpu);
+
+	if (likely(x->key == key))
+		return;
+	x->key = key;
+	xlat_jump_clear(x);
+}
+
+/* From here on the page's guards let jumps in. */
+static void admit(struct cpu *cpu, const struct xblock *xb)
+{
+	unsigned i = (xb->lin >> PAGE_SHIFT) % TLB_ENTRIES;
+	const struct tlb_entry *e = &cpu->tlb->ex[i];
+
+	if (tlb_hit(e, xb->lin, 1) && (const uint8_t *)(xb->lin + e->addend) == xb->b->hva)
+		cpu->tlb->exid[i] = xb->page->id;
+}
+
+struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
+{
+	struct xblock *xb;
+
+	if (cpu->mode != INSN_MODE_64 || b->flags)
+		return NULL;
+	key_update(cpu);
+	xb = find(cpu->xlat, b, cpu->rip);
+	if (!xb) {
+		if (b->heat < XLAT_HEAT) {
+			b->heat++;
+			return NULL;
+		}
+		xb = translate(cpu, b);
+	}
+	admit(cpu, xb);
+	xlat_jump_set(cpu->xlat, xb);
+	return xb;
+}
+
+void xlat_enter(struct cpu *cpu, struct xblock *xb)
+{
+	struct xlat *x = cpu->xlat;
+
+	if (x->from)
+		xlat_link(x, x->from, xb);
+	x->from = NULL;
+	xlat_settle(cpu);
+	x->from = x->enter(x_rx(x, xb->plain));
+	if (VEC_EAGER_RELEASE)
+		vec_release(cpu);
+	if (x->from)
+		cpu->rip = x->from->target;
+}
+
+void xlat_attach(struct cpu *cpu)
+{
+	gs_quick = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
+	gs_set(cpu->tlb);
+	xlat_signal_attach(cpu);
+}
+
+/* --- one instruction in the interpreter
+ * ------------------------------------------------------------
+ */
+
+struct xblock *xlat_block_of(const struct xsite *s)
+{
+	return (struct xblock *)((uint8_t *)(uintptr_t)(s - s->index) -
+				 offsetof(struct xblock, site));
+}
+
+/* Called by translated code.  Nonzero: do not go back there. */
+uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
+{
+	struct xblock *xb = xlat_block_of(s);
+	const struct insn *in = &xb->b->insns[s->index];
+	uint64_t next = xb->lin + s->next;
+	bool live = cpu->vec_live;
+
+	if (VEC_EAGER_RELEASE)
+		vec_release(cpu);
+	cpu->stats.interp_calls++;
+	cpu->rip = next;
+	cpu->in = in;
+	cpu->run_first = in;
+	cpu->run_end = in + 1;
+	in->exec(cpu, in);
+	cpu->in = NULL;
+	if (live)
+		vec_load(cpu);
+	xlat_settle(cpu);
+	return !cpu->run_end || cpu->rip != next || xb->dead;
+}

@@ -1,0 +1,304 @@
+/* engine/soft/xlat_flow.c - how translated code enters a block, leaves it, and calls out.
+ *
+ *              from elsewhere                    from the same page
+ *                    |
+ *     guarded:  is the page mapped here? --no--> refuse
+ *     mem:      anything to attend to?   --yes-> refuse      <- backwards, flags in FL_MEM
+ *               load flags, if wanted
+ *     plain:    the block                                    <- forwards, flags as flags_in says
+ *     checked:  save flags, then as mem  (flags_in = FL_HOST)<- backwards
+ *
+ * A way out to a known address is a jump to a stub that returns to the run loop; linking lets the
+ * jump, or the end of the stub if flags must be saved first, lead to the next block.  Ways to
+ * addresses known at run time ask the jump table. */
+#include "engine/soft/xlat_int.h"
+
+/* --- entries -----------------------------------------------------------------------------------
+ */
+
+static void check_events(struct xgen *g)
+{
+	const struct xmem ev = XMEM_CPU(g, events), mask = XMEM_CPU(g, xl_events);
+
+	x_load32(g, T0, &ev);
+	x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0x85}, T0, &mask, 0); /* test */
+	g->xb->exit[2].stub = x_jcc(g, CC_NZ);
+}
+
+static void check_page(struct xgen *g)
+{
+	struct xblock *xb = g->xb;
+	size_t slot = (xb->lin >> PAGE_SHIFT) % TLB_ENTRIES;
+	const struct xmem m = {.base = H_NONE,
+			       .index = H_NONE,
+			       .gs = true,
+			       .disp = (int32_t)(offsetof(struct tlb, exid) + slot * 4)};
+
+	x_cmp_mem_imm32(g, &m, (int32_t)xb->page->id, false);
+	xb->exit[2].tail = x_jcc(g, CC_NZ);
+}
+
+void xlat_entries(struct xgen *g)
+{
+	struct xblock *xb = g->xb;
+
+	xb->exit[2].entry = true;
+	xb->guarded = x_offset(g);
+	check_page(g);
+	xb->mem = x_offset(g);
+	check_events(g);
+	g->flags = FL_MEM;
+	if (xb->flags_in == FL_HOST)
+		xlat_flags_restore(g);
+	xb->plain = x_offset(g);
+	xb->checked = xb->mem; /* the stub may know better */
+	g->flags = xb->flags_in ? xb->flags_in : FL_HOST;
+}
+
+/* --- exits -------------------------------------------------------------------------------------
+ */
+
+void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
+{
+	struct xexit *e = &g->xb->exit[n];
+
+	e->target = target;
+	e->flags = g->flags;
+	e->back = target < g->next_rip;
+	e->jump = cc == EXIT_JMP ? x_jmp(g) : x_jcc(g, cc);
+}
+
+static void leave_with(struct xgen *g, const struct xexit *e)
+{
+	const struct xmem m = {.base = H_RIP, .index = H_NONE, .abs = e};
+
+	x_lea(g, T0, &m);
+	x_jmp_to(g, g->x->leave);
+}
+
+static void exit_stub(struct xgen *g, struct xexit *e)
+{
+	if (!e->jump)
+		return;
+	e->stub = x_offset(g);
+	x_patch(g->x, e->jump, e->stub);
+	g->flags = e->flags;
+	if (!(e->flags & FL_MEM))
+		xlat_flags_save(g);
+	e->tail = x_offset(g);
+	leave_with(g, e);
+}
+
+static void entry_stub(struct xgen *g)
+{
+	struct xblock *xb = g->xb;
+	uint32_t here = x_offset(g);
+
+	x_patch(g->x, xb->exit[2].stub, here);
+	x_patch(g->x, xb->exit[2].tail, here);
+	xb->exit[2].target = xb->lin;
+	leave_with(g, &xb->exit[2]);
+	if (xb->flags_in == FL_HOST) {
+		xb->checked = x_offset(g);
+		xlat_flags_save(g);
+		x_jmp_to(g, xb->mem);
+	}
+}
+
+static void site_in(struct xgen *g, unsigned index)
+{
+	const struct xmem m = {.base = H_RIP, .index = H_NONE, .abs = &g->xb->site[index]};
+
+	x_lea(g, T0, &m);
+}
+
+static void slow_stub(struct xgen *g, const struct xslow *s)
+{
+	x_patch(g->x, s->from, x_offset(g));
+	site_in(g, s->index);
+	if (!s->back) {
+		x_jmp_to(g, g->x->interp_end);
+		return;
+	}
+	x_call_to(g, g->x->interp);
+	x_jmp_to(g, s->back);
+}
+
+void xlat_cold(struct xgen *g)
+{
+	for (unsigned i = 0; i < g->nr_slow; i++)
+		slow_stub(g, &g->slow[i]);
+	exit_stub(g, &g->xb->exit[0]);
+	exit_stub(g, &g->xb->exit[1]);
+	entry_stub(g);
+}
+
+/* --- the interpreter ---------------------------------------------------------------------------
+ */
+
+void xlat_call_interp(struct xgen *g, bool last)
+{
+	xlat_flags_clobber(g);
+	site_in(g, g->index);
+	if (last) {
+		x_jmp_to(g, g->x->interp_end);
+		g->ended = true;
+		return;
+	}
+	x_call_to(g, g->x->interp);
+	g->flags = FL_HOST | FL_MEM;
+}
+
+/* --- addresses known at run time ---------------------------------------------------------------
+ */
+
+/* T0 = target.  T1 = its entry of the jump table; not there: the interpreter does it. */
+static void find_target(struct xgen *g)
+{
+	const struct xmem table = XMEM_CPU(g, xl_jump);
+	const struct xmem lin = {.base = T1, .index = H_NONE};
+
+	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x89}, T0, T1);
+	x_shift(g, 5, T1, 6, false);
+	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x31}, T0, T1);
+	x_alu_imm(g, X_AND, T1, XLAT_JUMP_ENTRIES - 1, false);
+	x_shift(g, 4, T1, 4, false);
+	x_add_mem(g, T1, &table);
+	x_cmp_mem(g, T0, &lin);
+	xlat_slow(g, x_jcc(g, CC_NZ), false);
+}
+
+static const struct xmem found_code = {
+	.base = T1, .index = H_NONE, .disp = offsetof(struct xlat_jump, code)};
+
+/* T0 = what the register or memory operand holds. */
+static void load_target(struct xgen *g, const struct insn *in)
+{
+	struct xmem m;
+
+	if (in->flags & INSN_MEM) {
+		xlat_mem(g, in, 8, false, false, &m);
+		x_load(g, T0, &m);
+		return;
+	}
+	xlat_flags_clobber(g);
+	if (host_reg(in->rm / 8) != H_NONE) {
+		x_mov(g, T0, (unsigned)host_reg(in->rm / 8));
+	} else {
+		m = XMEM_CPU(g, gpr[in->rm / 8]);
+		x_load(g, T0, &m);
+	}
+}
+
+static void jmp_ind(struct xgen *g, const struct insn *in)
+{
+	load_target(g, in);
+	find_target(g);
+	x_jmp_mem(g, &found_code);
+}
+
+static void ret(struct xgen *g, const struct insn *in)
+{
+	struct xmem m;
+
+	xlat_mem_at(g, H_GUEST_RSP, 0, 8, false, false, &m);
+	x_load(g, T0, &m);
+	find_target(g);
+	x_lea(g, H_GUEST_RSP,
+	      &(struct xmem){.base = H_GUEST_RSP,
+			     .index = H_NONE,
+			     .disp = 8 + (int32_t)(uint16_t)in->imm});
+	x_jmp_mem(g, &found_code);
+}
+
+/* --- calls -------------------------------------------------------------------------------------
+ */
+
+static void push_return(struct xgen *g, bool back)
+{
+	struct xmem m;
+
+	xlat_mem_at(g, H_GUEST_RSP, -8, 8, true, back, &m);
+	if (g->next_rip == (uint64_t)(int32_t)g->next_rip) {
+		x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0xc7, .w = true}, 0, &m, 4);
+		x32(g, (uint32_t)g->next_rip);
+	} else {
+		x_mov_imm(g, T0, g->next_rip);
+		x_store(g, &m, T0);
+	}
+	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = -8});
+}
+
+static void call(struct xgen *g, const struct insn *in)
+{
+	push_return(g, false);
+	xlat_exit_jump(g, 1, g->next_rip + in->imm, EXIT_JMP);
+}
+
+static void call_ind(struct xgen *g, const struct insn *in)
+{
+	const struct xmem kept = XMEM_CPU(g, xl_target);
+
+	load_target(g, in);
+	find_target(g);
+	x_load(g, T1, &found_code);
+	x_store(g, &kept, T1);
+	push_return(g, false);
+	x_jmp_mem(g, &kept);
+}
+
+static void jcc(struct xgen *g, const struct insn *in)
+{
+	xlat_flags_before(g);
+	xlat_exit_jump(g, 1, g->next_rip + in->imm, in->opcode & 15);
+	xlat_exit_jump(g, 0, g->next_rip, EXIT_JMP);
+}
+
+/* --- choosing ----------------------------------------------------------------------------------
+ */
+
+static bool canonical48(uint64_t lin)
+{
+	return lin + BIT(47) < BIT(48);
+}
+
+bool xlat_flow_ok(struct xgen *g, const struct insn *in, uint8_t kind)
+{
+	if (in->opsize != 8)
+		return false;
+	switch ((enum insn_xlat)kind) {
+	case XLAT_JCC:
+	case XLAT_JMP:
+	case XLAT_CALL:
+		return canonical48(g->next_rip + in->imm);
+	case XLAT_JMPIND:
+	case XLAT_CALLIND:
+		return !(in->flags & INSN_MEM) || xlat_mem_ok(g, in);
+	default:
+		return true;
+	}
+}
+
+void xlat_flow(struct xgen *g, const struct insn *in, uint8_t kind)
+{
+	g->ended = true;
+	switch ((enum insn_xlat)kind) {
+	case XLAT_JCC:
+		jcc(g, in);
+		break;
+	case XLAT_JMP:
+		xlat_exit_jump(g, 1, g->next_rip + in->imm, EXIT_JMP);
+		break;
+	case XLAT_JMPIND:
+		jmp_ind(g, in);
+		break;
+	case XLAT_CALL:
+		call(g, in);
+		break;
+	case XLAT_CALLIND:
+		call_ind(g, in);
+		break;
+	default:
+		ret(g, in);
+	}
+}

@@ -1,0 +1,239 @@
+/* engine/soft/xlat_mem.c - guest memory operands in translated code.
+ *
+ *     lea  t0, [ea + size - 1]
+ *     lea  t1, [ea]
+ *     shr  t1, 8 ; and t1, 0x3ff0            ; index of the TLB entry * 16
+ *     and  t0, -4096
+ *     cmp  t0, gs:[tlb + t1] ; jne slow
+ *     mov  t1, gs:[tlb + t1 + 8]             ; addend
+ *     op   [base + t1 + disp]
+ *
+ * The address is known while translating for RIP-relative and absolute operands; then so are index
+ * and tag.  A miss, whatever its reason, interprets the whole instruction: access.c fills the TLB,
+ * faults, or reaches the device.  The lookup destroys the host's flags. */
+#include "engine/soft/xlat_int.h"
+
+_Static_assert(sizeof(struct tlb_entry) == 16, "indices are shifted, not multiplied");
+
+enum { INDEX_MASK = (TLB_ENTRIES - 1) << 4, INDEX_SHIFT = PAGE_SHIFT - 4 };
+
+static int32_t array_of(bool write)
+{
+	return (int32_t)(write ? offsetof(struct tlb, wr) : offsetof(struct tlb, rd));
+}
+
+static const struct xmem *tlb_field(struct xmem *m, int base, int32_t disp)
+{
+	*m = (struct xmem){.base = (int8_t)base, .index = H_NONE, .gs = true, .disp = disp};
+	return m;
+}
+
+void xlat_slow(struct xgen *g, uint32_t at, bool back)
+{
+	g->slow[g->nr_slow++] =
+		(struct xslow){.from = at, .index = (uint8_t)g->index, .back = back};
+}
+
+/* --- addresses ---------------------------------------------------------------------------------
+ */
+
+struct ea {
+	int base, index;         /* guest registers; -1: none */
+	const uint64_t *segbase; /* to be added */
+	bool known;              /* all of it: .disp64 */
+	uint64_t at;
+};
+
+static int guest_reg(const struct xgen *g, uint16_t off)
+{
+	return off < CPU_GPR_OFF(X86_NR_GPR) ? off / 8 : -1;
+}
+
+static void ea_of(const struct xgen *g, const struct insn *in, struct ea *ea)
+{
+	ea->base = guest_reg(g, in->base);
+	ea->index = guest_reg(g, in->index);
+	ea->segbase = NULL;
+	if (in->segbase != CPU_OFF(zero))
+		ea->segbase = (const uint64_t *)((const char *)g->cpu + in->segbase);
+	ea->known = ea->base < 0 && ea->index < 0 && !ea->segbase;
+	ea->at = (uint64_t)(int64_t)in->disp;
+	if (in->base == CPU_OFF(rip))
+		ea->at += g->next_rip;
+}
+
+bool xlat_mem_ok(const struct xgen *g, const struct insn *in)
+{
+	struct ea ea;
+
+	ea_of(g, in, &ea);
+	/* RIP-relative with FS or GS is an address nobody writes. */
+	return in->flags & INSN_FLAT && in->disp < INT32_MAX - 64 &&
+	       !(in->base == CPU_OFF(rip) && ea.segbase);
+}
+
+static const struct xmem *gpr_mem(struct xmem *m, const struct xgen *g, int n)
+{
+	*m = (struct xmem){.base = H_RIP, .index = H_NONE, .abs = &g->cpu->gpr[n]};
+	return m;
+}
+
+/* The host register of guest register n; one that lives in memory is loaded into tmp. */
+static int reg_or_load(struct xgen *g, int n, unsigned tmp)
+{
+	struct xmem m;
+
+	if (n < 0)
+		return H_NONE;
+	if (host_reg((unsigned)n) != H_NONE)
+		return host_reg((unsigned)n);
+	x_load(g, tmp, gpr_mem(&m, g, n));
+	return (int)tmp;
+}
+
+/* to = base + index << scale + disp, with T0 and T1 as scratch; to is one of them.  No flags. */
+static void ea_compute(struct xgen *g, const struct insn *in, const struct ea *ea, unsigned to,
+		       int32_t disp)
+{
+	int base = reg_or_load(g, ea->base, T0), index = reg_or_load(g, ea->index, T1);
+	const struct xmem m = {
+		.base = (int8_t)base, .index = (int8_t)index, .scale = in->scale, .disp = disp};
+
+	x_lea(g, to, &m);
+}
+
+static void add_segbase(struct xgen *g, const struct ea *ea, unsigned to)
+{
+	const struct xmem m = {.base = H_RIP, .index = H_NONE, .abs = ea->segbase};
+
+	if (ea->segbase)
+		x_add_mem(g, to, &m);
+}
+
+/* T0 = address of the last byte, T1 = address: what a lookup begins with. */
+static void ea_both(struct xgen *g, const struct insn *in, const struct ea *ea, unsigned size)
+{
+	bool scratch = ea->segbase || (ea->base >= 0 && host_reg((unsigned)ea->base) == H_NONE) ||
+		       (ea->index >= 0 && host_reg((unsigned)ea->index) == H_NONE);
+
+	if (!scratch) {
+		ea_compute(g, in, ea, T1, in->disp);
+		ea_compute(g, in, ea, T0, in->disp + (int32_t)size - 1);
+		return;
+	}
+	ea_compute(g, in, ea, T0, in->disp);
+	add_segbase(g, ea, T0);
+	x_mov(g, T1, T0);
+	if (size > 1)
+		x_alu_imm(g, X_ADD, T0, (int32_t)size - 1, true);
+}
+
+/* --- lookups -----------------------------------------------------------------------------------
+ */
+
+/* T0 and T1 as ea_both leaves them; T1 becomes the addend. */
+static void lookup(struct xgen *g, unsigned size, bool write, bool back)
+{
+	struct xmem m;
+
+	x_shift(g, 5, T1, INDEX_SHIFT, false);
+	x_alu_imm(g, X_AND, T1, INDEX_MASK, false);
+	x_alu_imm(g, X_AND, T0, -(int32_t)PAGE_SIZE, true);
+	x_cmp_mem(g, T0, tlb_field(&m, T1, array_of(write)));
+	xlat_slow(g, x_jcc(g, CC_NZ), back);
+	x_load(g, T1, tlb_field(&m, T1, array_of(write) + 8));
+}
+
+static void lookup_known(struct xgen *g, uint64_t at, unsigned size, bool write, bool back)
+{
+	uint64_t page = at & PAGE_MASK;
+	int32_t entry = array_of(write) + (int32_t)((at >> PAGE_SHIFT) % TLB_ENTRIES * 16);
+	struct xmem m;
+
+	if ((at + size - 1) >> PAGE_SHIFT != at >> PAGE_SHIFT) {
+		xlat_slow(g, x_jmp(g), back);
+		return;
+	}
+	tlb_field(&m, H_NONE, entry);
+	if (page == (uint64_t)(int32_t)page) {
+		x_cmp_mem_imm32(g, &m, (int32_t)page, true);
+	} else {
+		x_mov_imm(g, T0, page);
+		x_cmp_mem(g, T0, &m);
+	}
+	xlat_slow(g, x_jcc(g, CC_NZ), back);
+	x_load(g, T1, tlb_field(&m, H_NONE, entry + 8));
+}
+
+static void operand_known(struct xgen *g, uint64_t at, struct xmem *m)
+{
+	*m = (struct xmem){.base = T1, .index = H_NONE};
+	if (at == (uint64_t)(int32_t)at) {
+		m->disp = (int32_t)at;
+		return;
+	}
+	x_mov_imm(g, T0, at);
+	x_lea(g, T1, &(struct xmem){.base = T1, .index = T0});
+}
+
+/* T1 holds the addend: fold in what does not fit one operand. */
+static void operand(struct xgen *g, const struct insn *in, const struct ea *ea, struct xmem *m)
+{
+	struct xmem t;
+	int index = reg_or_load(g, ea->index, T0), base;
+
+	add_segbase(g, ea, T1);
+	if (index != H_NONE)
+		x_lea(g, T1,
+		      &(struct xmem){.base = T1, .index = (int8_t)index, .scale = in->scale});
+	*m = (struct xmem){.base = T1, .index = H_NONE, .disp = in->disp};
+	if (ea->base < 0)
+		return;
+	base = host_reg((unsigned)ea->base);
+	if (base != H_NONE) {
+		m->base = (int8_t)base;
+		m->index = T1;
+	} else {
+		x_add_mem(g, T1, gpr_mem(&t, g, ea->base));
+	}
+}
+
+void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, bool back,
+	      struct xmem *m)
+{
+	struct ea ea;
+
+	ea_of(g, in, &ea);
+	xlat_flags_clobber(g);
+	if (ea.known) {
+		lookup_known(g, ea.at, size, write, back);
+		operand_known(g, ea.at, m);
+		return;
+	}
+	ea_both(g, in, &ea, size);
+	lookup(g, size, write, back);
+	operand(g, in, &ea, m);
+}
+
+void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write, bool back,
+		 struct xmem *m)
+{
+	xlat_flags_clobber(g);
+	x_lea32(g, T1, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = disp});
+	x_lea(g, T0,
+	      &(struct xmem){
+		      .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
+	lookup(g, size, write, back);
+	*m = (struct xmem){.base = (int8_t)reg, .index = T1, .disp = disp};
+}
+
+void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg)
+{
+	struct ea ea;
+
+	ea_of(g, in, &ea);
+	if (ea.known || in->base == CPU_OFF(rip))
+		x_mov_imm(g, reg, ea.at);
+	else
+		ea_compute(g, in, &ea, reg, in->disp);
+}
