@@ -2,7 +2,7 @@
  * nbdkit.
  *
  *   nbdkit hv-nbdkit-plugin.so image=FILE [format=FMT] [allow-ref=DIR]... [snapshot=NAME]
- *          [writable=true]
+ *          [secret=FILE] [writable=true]
  *
  * nbdkit speaks the protocol; all connections see one disk and what one flushes all have flushed.
  * Opened before nbdkit goes to the background, so that what is wrong is said on the terminal;
@@ -15,15 +15,17 @@
 #include "source/source.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
 enum { MAX_REFS = 16, PREFERRED_IO = 64 * KiB, MAX_IO = 32 * MiB };
 
 static struct {
-	char *image, *format, *snapshot;
+	char *image, *format, *snapshot, *secret;
 	char *ref[MAX_REFS];
 	unsigned nr_refs;
 	bool writable;
@@ -49,6 +51,8 @@ static int plugin_config(const char *key, const char *value)
 		return set_text(&disk.format, value);
 	if (!strcmp(key, "snapshot"))
 		return set_text(&disk.snapshot, value);
+	if (!strcmp(key, "secret"))
+		return set_text(&disk.secret, value);
 	if (!strcmp(key, "allow-ref") && disk.nr_refs < MAX_REFS)
 		return set_text(&disk.ref[disk.nr_refs++], value);
 	if (!strcmp(key, "writable")) {
@@ -67,9 +71,24 @@ static int plugin_config_complete(void)
 	return disk.image ? 0 : -1;
 }
 
+/* The passphrase is all of the file but the line's end. */
+static int read_secret(void *opaque, const char *path, char *buf, size_t cap)
+{
+	int fd = open(disk.secret, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, cap);
+	int e = errno;
+
+	if (fd >= 0)
+		close(fd);
+	while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == '\r'))
+		n--;
+	return n < 0 ? -e : (int)n;
+}
+
 static int plugin_get_ready(void)
 {
-	const struct blk_open_opts opts = {.allow_ref = (const char *const *)disk.ref,
+	const struct blk_open_opts opts = {.secret = disk.secret ? read_secret : NULL,
+					   .allow_ref = (const char *const *)disk.ref,
 					   .nr_allow_ref = disk.nr_refs,
 					   .snapshot = disk.snapshot};
 	unsigned flags = BLK_NO_POOL | (disk.writable ? 0 : BLK_READONLY);
@@ -88,6 +107,7 @@ static void plugin_unload(void)
 	free(disk.image);
 	free(disk.format);
 	free(disk.snapshot);
+	free(disk.secret);
 	for (unsigned i = 0; i < disk.nr_refs; i++)
 		free(disk.ref[i]);
 }
@@ -201,6 +221,7 @@ static struct nbdkit_plugin plugin = {
 	.config_help = "image=FILE        what to serve (required)\n"
 		       "format=FMT        its format; without it, guessed when read-only\n"
 		       "allow-ref=DIR     where files may lie that the image names\n"
+		       "secret=FILE       the passphrase of an encrypted image is in FILE\n"
 		       "snapshot=NAME     show this internal snapshot\n"
 		       "writable=true     let clients write",
 	.magic_config_key = "image",
