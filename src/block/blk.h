@@ -35,6 +35,7 @@ struct blk_info {
 	uint32_t cluster;    /* unit of allocation (cluster, grain, block), bytes; 0: none */
 	bool readonly, can_discard, can_zero;
 	bool encrypted, dirty, corrupt; /* as the image says of itself */
+	bool pack_always;               /* all data in it are compressed (streamOptimized) */
 };
 
 /* --- opening --------------------------------------------------------------------------------- */
@@ -67,6 +68,8 @@ const struct blk_info *blk_info(const struct blk *b);
 uint64_t blk_size(const struct blk *b);    /* info.size, also while another thread extends a file */
 const char *blk_path(const struct blk *b); /* as opened */
 struct blk *blk_backing(const struct blk *b); /* borrowed; NULL at the end of the chain */
+/* The backing file as the image names it, and its format; NULL: none, or not named by a file. */
+const char *blk_backing_name(const struct blk *b, const char **format);
 
 /* The format a file seems to have, by its content: for people, never for a guest's disk. */
 int blk_probe(const char *path, const char **format, struct error *err);

@@ -42,14 +42,17 @@ struct blk_made {
 	unsigned nr;
 };
 
-static void made_end(struct blk_made *made, bool keep)
+void blk_made_end(struct blk_made *made, bool keep)
 {
+	if (!made)
+		return;
 	for (unsigned i = 0; i < made->nr; i++) {
 		if (!keep)
 			unlink(made->path[i]);
 		free(made->path[i]);
 	}
 	free(made->path);
+	free(made);
 }
 
 static int made_add(struct blk_made *made, const char *path)
@@ -118,11 +121,15 @@ static char *backing_path(const struct blk_create *c)
 }
 
 /* The user names this one, not an image: it may lie anywhere. */
-static int size_of_backing(struct blk_create *c, struct error *err)
+int blk_create_look(struct blk_create *c, struct error *err)
 {
-	char *path = backing_path(c);
+	char *path;
 	struct blk *b = NULL;
 	int r;
+
+	if (!c->backing_format)
+		return err_set(err, EINVAL, "the format of the backing file must be given (-F)");
+	path = backing_path(c);
 
 	if (!path)
 		return err_errno(err, ENOMEM, "'%s'", c->backing);
@@ -149,26 +156,41 @@ static int prepare_create(const struct blk_format *f, struct blk_create *c, stru
 	if (!r && c->backing && !c->backing_format)
 		r = err_set(err, EINVAL, "the format of the backing file must be given (-F)");
 	if (!r && c->size_from_backing)
-		r = size_of_backing(c, err);
+		r = blk_create_look(c, err);
 	if (!r && c->size > INT64_MAX)
 		r = err_set(err, EFBIG, "a disk cannot be that large");
 	return r;
 }
 
-int blk_create(const char *format, const struct blk_create *c, struct error *err)
+int blk_create_keep(const char *format, const struct blk_create *c, struct blk_made **made,
+		    struct error *err)
 {
 	const struct blk_format *f = blk_format_need(format, err);
-	struct blk_made made = {0};
 	struct blk_create own = *c;
 	int r;
 
+	*made = NULL;
 	if (!f)
 		return -EINVAL;
-	own.made = &made;
+	own.made = calloc(1, sizeof(*own.made));
+	if (!own.made)
+		return err_errno(err, ENOMEM, "'%s'", c->path);
 	r = prepare_create(f, &own, err);
 	if (!r)
 		r = f->create(&own, err);
-	made_end(&made, !r);
+	if (r < 0)
+		blk_made_end(own.made, false);
+	else
+		*made = own.made;
+	return r;
+}
+
+int blk_create(const char *format, const struct blk_create *c, struct error *err)
+{
+	struct blk_made *made;
+	int r = blk_create_keep(format, c, &made, err);
+
+	blk_made_end(made, true);
 	return r;
 }
 

@@ -38,6 +38,13 @@ struct blk_create {
 
 /* Checks the options against the format's table first.  Nothing is left behind on failure. */
 int blk_create(const char *format, const struct blk_create *c, struct error *err);
+/* The same, and what to take back when what comes next fails: blk_made_end(made, false) removes the
+ * files that were not there before; made is NULL after a failure. */
+int blk_create_keep(const char *format, const struct blk_create *c, struct blk_made **made,
+		    struct error *err);
+void blk_made_end(struct blk_made *made, bool keep); /* NULL is fine */
+/* Sets c->size from the backing file, which a user names: it may lie anywhere. */
+int blk_create_look(struct blk_create *c, struct error *err);
 const struct blk_option *blk_create_options(const char *format); /* ends with key NULL; or NULL */
 
 /* What there is to choose from, in order: i = 0, 1, ... until it returns false. */

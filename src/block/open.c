@@ -122,6 +122,8 @@ static void blk_free(struct blk *b)
 	blk_refs_put(b->refs);
 	if (b->fd >= 0)
 		close(b->fd);
+	free(b->backing_name);
+	free(b->backing_format);
 	free(b->path);
 	free(b);
 }
@@ -180,6 +182,12 @@ const char *blk_path(const struct blk *b)
 struct blk *blk_backing(const struct blk *b)
 {
 	return b->backing;
+}
+
+const char *blk_backing_name(const struct blk *b, const char **format)
+{
+	*format = b->backing_format;
+	return b->backing_name;
 }
 
 /* ---- opening ---- */

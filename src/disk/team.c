@@ -6,10 +6,12 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 
 enum { MAX_THREADS = 64 };
 
 #define TELL_EVERY_NS (NSEC_PER_SEC / 10)
+#define NAP_NS        (NSEC_PER_SEC / 20)
 
 struct member {
 	struct disk_team *team;
@@ -19,7 +21,7 @@ struct member {
 
 void disk_team_init(struct disk_team *t, const struct disk_job *job, uint64_t total)
 {
-	*t = (struct disk_team){.job = job, .total = total};
+	*t = (struct disk_team){.job = job, .total = total, .start_ns = clock_mono_ns()};
 	pthread_mutex_init(&t->lock, NULL);
 }
 
@@ -98,18 +100,30 @@ int disk_team_run(struct disk_team *t, int (*fn)(void *opaque, struct error *err
 	return 0;
 }
 
+/* Sleep until so many bytes are due, in small steps so that a cancel is seen. */
+static void keep_rate(struct disk_team *t, uint64_t done)
+{
+	uint64_t due = t->start_ns + (uint64_t)((double)done * 1e9 / (double)t->job->rate);
+
+	for (uint64_t now; (now = clock_mono_ns()) < due && !disk_team_stopped(t);) {
+		uint64_t nap = MIN(due - now, NAP_NS);
+
+		nanosleep(&(struct timespec){0, (long)nap}, NULL);
+	}
+}
+
 void disk_team_advance(struct disk_team *t, uint64_t bytes)
 {
-	uint64_t now;
+	uint64_t now = clock_mono_ns(), done;
 
-	if (!t->job->progress)
-		return;
-	now = clock_mono_ns();
 	pthread_mutex_lock(&t->lock);
 	t->done += bytes;
-	if (now - t->told_ns >= TELL_EVERY_NS) {
+	done = t->done;
+	if (t->job->progress && now - t->told_ns >= TELL_EVERY_NS) {
 		t->told_ns = now;
-		t->job->progress(t->job->opaque, MIN(t->done, t->total), t->total);
+		t->job->progress(t->job->opaque, MIN(done, t->total), t->total);
 	}
 	pthread_mutex_unlock(&t->lock);
+	if (t->job->rate)
+		keep_rate(t, done);
 }

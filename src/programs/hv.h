@@ -22,6 +22,7 @@ struct hv_command {
 int cmd_run(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
+int cmd_disk(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 /* "hv run: MESSAGE" on standard error; returns HV_EXIT_USAGE with a hint at --help. */
