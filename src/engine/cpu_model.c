@@ -80,11 +80,32 @@ static const struct cpu_model_info models[] = {
 /* --- the host ----------------------------------------------------------------------------------
  */
 
-static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
+static void host_cpuid_ask(uint32_t leaf, uint32_t sub, uint32_t r[4])
 {
 	memset(r, 0, 4 * sizeof(*r));
 	if ((uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf)
 		__cpuid_count(leaf, sub, r[EAX], r[EBX], r[ECX], r[EDX]);
+}
+
+/* Each feature asks again, and in a virtual machine each CPUID is a way out of it and back. */
+static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
+{
+	static _Thread_local struct {
+		uint32_t leaf, sub, regs[4];
+	} known[24];
+	static _Thread_local unsigned nr_known;
+
+	for (unsigned i = 0; i < nr_known; i++)
+		if (known[i].leaf == leaf && known[i].sub == sub) {
+			memcpy(r, known[i].regs, sizeof(known[i].regs));
+			return;
+		}
+	host_cpuid_ask(leaf, sub, r);
+	if (nr_known == ARRAY_SIZE(known))
+		return;
+	known[nr_known].leaf = leaf;
+	known[nr_known].sub = sub;
+	memcpy(known[nr_known++].regs, r, sizeof(known->regs));
 }
 
 static void host_vendor(char vendor[13])
@@ -425,10 +446,11 @@ int cpu_model_fit(struct cpu_model *m, const char *spec, const uint64_t *lacks, 
 		if (!(lacks[f / 64] >> (f % 64) & 1))
 			continue;
 		if (!max || spec_asks_for(spec, f))
-			return err_set(err, ENOTSUP,
-				       "CPU feature %s: the engine cannot give it to a guest here; try "
-				       "another model or --engine soft",
-				       features[f].name);
+			return err_set(
+				err, ENOTSUP,
+				"CPU feature %s: the engine cannot give it to a guest here; try "
+				"another model or --engine soft",
+				features[f].name);
 		feature_put(m, f, false);
 	}
 	drop_orphans(m);

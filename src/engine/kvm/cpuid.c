@@ -12,6 +12,7 @@
 
 #include <asm/kvm_para.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,25 +52,45 @@ static bool among(enum cpu_feature f, const enum cpu_feature *list, size_t n)
 /* --- what the kernel supports ------------------------------------------------------------------
  */
 
+#define TABLE_SIZE (sizeof(struct kvm_cpuid2) + MAX_ENTRIES * sizeof(struct kvm_cpuid_entry2))
+
+static int supported_ask(struct kvm_cpuid2 *c, struct error *err)
+{
+	int fd = kvm_open(err), r;
+
+	if (fd < 0)
+		return fd;
+	c->nent = MAX_ENTRIES;
+	r = kvm_ioctl(fd, KVM_GET_SUPPORTED_CPUID, c);
+	close(fd);
+	if (r < 0)
+		err_errno(err, -r, "KVM does not say which CPU features it has");
+	return r;
+}
+
+/* A copy for the caller to free.  The kernel is asked once: in a virtual machine the question takes
+ * it half a millisecond. */
 static struct kvm_cpuid2 *supported_get(struct error *err)
 {
-	struct kvm_cpuid2 *c =
-		calloc(1, sizeof(*c) + MAX_ENTRIES * sizeof(struct kvm_cpuid_entry2));
-	int fd, r;
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards known */
+	static struct kvm_cpuid2 *known;
+	struct kvm_cpuid2 *c = calloc(1, TABLE_SIZE);
+	int r = 0;
 
 	if (!c) {
 		err_errno(err, ENOMEM, "CPUID table");
 		return NULL;
 	}
-	c->nent = MAX_ENTRIES;
-	fd = kvm_open(err);
-	if (fd >= 0) {
-		r = kvm_ioctl(fd, KVM_GET_SUPPORTED_CPUID, c);
-		close(fd);
-		if (r == 0)
-			return c;
-		err_errno(err, -r, "KVM does not say which CPU features it has");
-	}
+	pthread_mutex_lock(&lock);
+	if (known)
+		memcpy(c, known, TABLE_SIZE);
+	else
+		r = supported_ask(c, err);
+	if (r == 0 && !known && (known = malloc(TABLE_SIZE)))
+		memcpy(known, c, TABLE_SIZE);
+	pthread_mutex_unlock(&lock);
+	if (r == 0)
+		return c;
 	free(c);
 	return NULL;
 }
