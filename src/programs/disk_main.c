@@ -2,20 +2,32 @@
  *
  * A program of its own, so that what runs guests links no code for networks and archives. */
 #include "programs/disk_cli.h"
+#include "programs/disk_ops.h"
 #include "programs/hv.h"
 #include "source/source.h"
 
 #include <string.h>
 
 static const struct disk_command commands[] = {
+	{"amend", "change what an image was created with", disk_main_amend},
+	{"bench", "measure how fast an image answers", disk_main_bench},
+	{"bitmap", "work on the dirty bitmaps in an image", disk_main_bitmap},
 	{"check", "look for damage in an image", disk_main_check},
+	{"commit", "write an image into its backing file", disk_main_commit},
+	{"compact", "give back the space of zeroes", disk_main_compact},
 	{"compare", "tell whether two images hold the same", disk_main_compare},
 	{"convert", "copy an image into another format", disk_main_convert},
 	{"create", "make an image", disk_main_create},
+	{"dd", "copy a part of an image", disk_main_dd},
 	{"info", "tell about an image", disk_main_info},
 	{"map", "tell where an image's data are", disk_main_map},
 	{"measure", "tell how large an image would be", disk_main_measure},
+	{"mount", "show an image and its partitions as files", disk_main_mount},
+	{"rebase", "put an image over another backing file", disk_main_rebase},
 	{"repair", "mend what check finds", disk_main_repair},
+	{"resize", "make the disk in an image larger or smaller", disk_main_resize},
+	{"serve", "offer an image as a network block device", disk_main_serve},
+	{"snapshot", "work on the snapshots in an image", disk_main_snapshot},
 };
 
 static void print_formats(FILE *out)
