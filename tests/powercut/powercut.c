@@ -12,6 +12,7 @@
 #include "memfile.h"
 
 #include "base/error.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -653,6 +654,7 @@ int main(int argc, char **argv)
 	const char *only = argc > 2 ? argv[2] : NULL;
 	uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 0) : 1;
 
+	log_configure("error", NULL); /* that an image was not closed is no news here */
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
 		if (only && strcmp(only, cases[i].name))
 			continue;
