@@ -181,7 +181,10 @@ static void check_data(struct checking *k, uint64_t g, const struct vmdk_run *ru
 		bool here = starts_in_window(k, off);
 
 		k->c->allocated_clusters += here;
-		if (!mark(k, off, len))
+		bool twice = mark(k, off, len);
+
+		mark(k, off, k->e->grain); /* the disk's last one: its rest is nobody else's */
+		if (!twice)
 			continue;
 		say(k, "%s: grain %llu overlaps something else", k->e->name, (unsigned long long)g);
 		k->c->corruptions++;
@@ -350,7 +353,8 @@ static int drop_unused(struct checking *k, uint64_t leaks)
 	return r ? r : blk_flush(e->file);
 }
 
-/* Stream-optimised images are only ever appended to: a new copy has no unused space. */
+/* Stream-optimised images are only ever appended to: what a rewritten grain leaves behind is how
+ * they work, no leak. */
 static int settle_leaks(struct checking *k, uint64_t unused)
 {
 	struct vmdk_extent *e = k->e;
@@ -360,9 +364,12 @@ static int settle_leaks(struct checking *k, uint64_t unused)
 
 	if (!leaks)
 		return 0;
-	say(k, "%s: %llu bytes of the file are not used", e->name,
-	    (unsigned long long)unused * SECTOR);
-	if (!(k->c->fix & BLK_FIX_LEAKS) || e->kind == KIND_STREAM) {
+	say(k, "%s: %llu bytes of the file are not used%s", e->name,
+	    (unsigned long long)unused * SECTOR,
+	    e->kind == KIND_STREAM ? " (a new copy of it has none)" : "");
+	if (e->kind == KIND_STREAM)
+		return 0;
+	if (!(k->c->fix & BLK_FIX_LEAKS)) {
 		k->c->leaks += leaks;
 		return 0;
 	}

@@ -524,10 +524,28 @@ static int map_file(struct vmdk_extent *e, uint64_t off, struct blk_map *m)
 	return r;
 }
 
+/* As vmdk_lookup, but also over the ends of tables. */
+static int lookup_far(struct vmdk_extent *e, uint64_t g, uint64_t max, struct vmdk_run *run)
+{
+	struct vmdk_run next;
+	int r = vmdk_lookup(e, g, max, run);
+
+	while (!r && run->count < max && run->state != GRAIN_BAD) {
+		r = vmdk_lookup(e, g + run->count, max - run->count, &next);
+		if (r < 0)
+			return 0; /* whoever reads there is told */
+		if (next.state != run->state ||
+		    (next.state == GRAIN_DATA && next.off != run->off + run->count * e->grain))
+			break;
+		run->count += next.count;
+	}
+	return r;
+}
+
 static int map_sparse(struct vmdk *v, struct vmdk_extent *e, uint64_t off, struct blk_map *m)
 {
 	struct vmdk_run run;
-	int r = vmdk_lookup(e, off / e->grain, grains_of(e, off, m->len), &run);
+	int r = lookup_far(e, off / e->grain, grains_of(e, off, m->len), &run);
 
 	if (r < 0)
 		return r;

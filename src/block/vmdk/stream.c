@@ -119,9 +119,11 @@ static int inflate_grain(const struct vmdk_extent *e, const uint8_t *packed, siz
  * number of packed bytes. */
 static int64_t read_packed(struct vmdk_extent *e, uint64_t off, uint64_t guess, uint8_t *buf)
 {
-	uint64_t end = atomic_load(&e->file_end), max = MARKER_LEN + packed_max(e), len, have;
+	uint64_t end = blk_size(e->file), max = MARKER_LEN + packed_max(e), len, have;
 	int r;
 
+	if (off >= end)
+		return -EIO;
 	have = MIN(MIN(guess ? guess : max, max), end - off);
 	have = MAX(have, MIN((uint64_t)SECTOR, end - off));
 	r = blk_read(e->file, buf, have, off);
@@ -137,7 +139,7 @@ static int64_t read_packed(struct vmdk_extent *e, uint64_t off, uint64_t guess, 
 
 int vmdk_stream_marker(struct vmdk_extent *e, uint64_t off, uint64_t *g, uint64_t *bytes)
 {
-	uint64_t end = atomic_load(&e->file_end), lba, len;
+	uint64_t end = blk_size(e->file), lba, len;
 	uint8_t m[MARKER_LEN];
 	int r = range_inside(off, MARKER_LEN, end) ? blk_read(e->file, m, MARKER_LEN, off) : -EIO;
 
@@ -588,6 +590,19 @@ static uint64_t tail_len(const struct vmdk_extent *e, const struct vmdk_writebac
 	return len;
 }
 
+/* What a crash left behind the tail goes, unless grains were put there meanwhile: those have a
+ * flush of their own before them. */
+static int end_file(struct vmdk_extent *e, uint64_t end)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&e->alloc_lock);
+	if (e->next_free == end && blk_size(e->file) > end)
+		r = blk_resize(e->file, end);
+	pthread_mutex_unlock(&e->alloc_lock);
+	return r;
+}
+
 static int write_tail(struct vmdk_extent *e, const struct vmdk_writeback *w, uint32_t *places,
 		      uint64_t *gd_off)
 {
@@ -601,8 +616,8 @@ static int write_tail(struct vmdk_extent *e, const struct vmdk_writeback *w, uin
 	*gd_off = off + SECTOR;
 	if (!r)
 		r = write_directory(e, w, places, off);
-	if (!r && blk_size(e->file) > end)
-		r = blk_resize(e->file, end); /* what a crash left there */
+	if (!r)
+		r = end_file(e, end);
 	if (!r)
 		r = blk_flush(e->file);
 	if (!r)

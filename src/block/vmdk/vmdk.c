@@ -381,7 +381,21 @@ static int vmdk_flush(struct blk *b)
 	return r;
 }
 
-/* blk.c has flushed: all that is missing is the mark that says so. */
+/* blk.c has flushed, unless flushes were switched off: the tables go to the file in any case. */
+static void close_extent(struct vmdk_extent *e)
+{
+	int r = 0;
+
+	if (e->nr_dirty || e->tail_missing || e->gd_dirty_lo < e->gd_dirty_end)
+		r = vmdk_tables_flush(e);
+	if (!r && e->marked_unclean)
+		r = vmdk_mark_clean(e, true);
+	if (!r)
+		r = blk_flush(e->file);
+	if (r < 0)
+		log_error(&log_vmdk, "%s: the last changes are lost: %s", e->name, strerror(-r));
+}
+
 static void vmdk_close(struct blk *b)
 {
 	struct vmdk *v = vmdk_of(b);
@@ -389,10 +403,9 @@ static void vmdk_close(struct blk *b)
 	for (unsigned i = 0; i < v->nr_ext; i++) {
 		struct vmdk_extent *e = &v->ext[i];
 
-		if (!vmdk_is_sparse(e) || !e->writable || !e->marked_unclean || e->nr_dirty)
-			continue;
-		if (vmdk_mark_clean(e, true) < 0 || blk_flush(e->file) < 0)
-			log_error(&log_vmdk, "%s: cannot be marked as closed", e->name);
+		if (vmdk_is_sparse(e) && e->writable &&
+		    (e->nr_dirty || e->tail_missing || e->marked_unclean))
+			close_extent(e);
 	}
 	free_disk(v);
 }
