@@ -40,7 +40,9 @@
 #define DR6_BD    BIT(13)
 #define DR6_BS    BIT(14)
 #define DR6_BT    BIT(15)
-#define DR6_FIXED 0xffff0ff0ull /* bits that read as one */
+#define DR6_FIXED    0xffff0ff0ull /* bits that read as one */
+#define DR6_WRITABLE 0xe00full
+#define DR7_WRITABLE 0xffff23ffull
 
 #define DR7_ENABLED(dr7, n) (((dr7) >> (2 * (n))) & 3)
 #define DR7_RW(dr7, n)      (((dr7) >> (16 + 4 * (n))) & 3)

@@ -10,6 +10,7 @@
 #include "engine/soft/debug.h"
 #include "engine/soft/run.h"
 #include "engine/soft/seg.h"
+#include "engine/soft/state_check.h"
 #include "engine/soft/vec.h"
 #include "engine/soft/xlat.h"
 
@@ -515,8 +516,10 @@ static void state_settle(struct cpu *cpu)
 static int soft_cpu_set(struct engine_cpu *ecpu, const struct x86_state *s, struct error *err)
 {
 	struct cpu *cpu = &ecpu->cpu;
-	int r = vec_set(cpu, s, err);
+	int r = cpu_state_check(cpu->vm->model, s, err);
 
+	if (r == 0)
+		r = vec_set(cpu, s, err);
 	if (r < 0)
 		return err_wrap(err, r, "vCPU %u", cpu->index);
 	memcpy(cpu->gpr, s->gpr, sizeof(s->gpr));
@@ -530,6 +533,8 @@ static int soft_cpu_set(struct engine_cpu *ecpu, const struct x86_state *s, stru
 #define X(field) cpu->field = s->field;
 	SAME_FIELDS(X)
 #undef X
+	cpu->dr6 = (s->dr6 & DR6_WRITABLE) | DR6_FIXED;
+	cpu->dr7 = (s->dr7 & DR7_WRITABLE) | DR7_FIXED;
 	set_tsc(cpu, s->tsc);
 	set_events(cpu, s);
 	state_settle(cpu);

@@ -262,9 +262,6 @@ void exec_lmsw_E_m(struct cpu *cpu, const struct insn *in)
 
 /* --- MOV DRn --------------------------------------------------------------------------------- */
 
-enum { DR6_WRITABLE = 0xe00f };
-#define DR7_WRITABLE 0xffff23ffull
-
 /* DR4 and DR5 are other names of DR6 and DR7 unless CR4.DE is set. */
 static unsigned check_dr(struct cpu *cpu, unsigned n)
 {
