@@ -86,7 +86,7 @@ struct blk_format {
 	int (*change_backing)(struct blk *b, const char *backing, const char *format,
 			      struct error *err);
 	int (*make_empty)(struct blk *b, struct error *err);
-	size_t (*pack_bound)(const struct blk *b);
+	size_t (*pack_bound)(const struct blk *b); /* 0: this image takes none; NULL: a cluster */
 	int (*pack)(struct blk *b, const void *data, size_t len, void *out, size_t cap,
 		    size_t *out_len);
 	int (*write_packed)(struct blk *b, const void *packed, size_t packed_len, size_t len,
@@ -159,6 +159,7 @@ int blk_kv_number(const struct blk_kv *kv, unsigned n, const char *key, uint64_t
 int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 	     const struct blk_info *info, unsigned flags, struct error *err);
 
+extern const struct blk_format blk_qcow2;
 extern const struct blk_format blk_vdi;
 extern const struct blk_format blk_vhd;
 extern const struct blk_format blk_raw;

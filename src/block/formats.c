@@ -2,6 +2,7 @@
 #include "block/format.h"
 
 const struct blk_format *const blk_formats[] = {
+	&blk_qcow2,
 	&blk_vdi,
 	&blk_vhd,
 	&blk_vmdk,
