@@ -1,9 +1,11 @@
 /* mem/mem.c - see mem.h.
  *
- * One memfd holds all RAM; ranges are its consecutive slices, in the order they were added, and the
- * whole file is mapped once, between two guards that nobody may touch: an engine that miscounted at
- * either end would fault there and not reach other memory of ours.  The page records are a second,
- * anonymous mapping with one struct mem_page per memfd page; untouched parts cost the host nothing.
+ * One memfd holds all RAM; ranges are slices of it, in the order they were added, each at an offset
+ * that equals its gpa modulo a huge page: a hypervisor can map huge pages only where guest-physical
+ * and host addresses agree like that.  The holes between cost nothing.  The whole file is mapped
+ * once, between two guards that nobody may touch: an engine that miscounted at either end would
+ * fault there and not reach other memory of ours.  The page records are a second, anonymous mapping
+ * with one struct mem_page per memfd page; untouched parts cost the host nothing.
  *
  * Writer and decoder (struct mem_page in mem.h) agree without a lock, like this:
  *
@@ -28,6 +30,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,27 +44,51 @@ enum { MEM_MAX_RANGES = 16 };
 
 struct mem {
 	int fd;
-	uint64_t size; /* of the memfd and both mappings, in RAM bytes */
+	uint64_t align; /* of the mapping and of offsets: a huge page */
+	uint64_t huge;  /* the file's page size when it is of huge pages, else 0 */
+	uint64_t size;  /* of the memfd and both mappings, in bytes, holes included */
+	uint64_t ram;   /* all ranges together */
 	uint8_t *base;
 	struct mem_page *pages;
 	_Atomic bool tracking;
+	void (*code_written)(void *opaque);
+	void *code_opaque;
 	unsigned nr_ranges;
 	struct mem_range ranges[MEM_MAX_RANGES]; /* sorted by gpa */
 	uint64_t offset[MEM_MAX_RANGES];         /* of ranges[i] in the memfd */
 };
 
+static int open_memfd(uint64_t huge_page, struct error *err)
+{
+	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	int fd;
+
+	if (huge_page) /* its size is told as a power of two */
+		flags |= MFD_HUGETLB | (unsigned)__builtin_ctzll(huge_page) << MFD_HUGE_SHIFT;
+	fd = memfd_create("guest-ram", flags);
+	if (fd < 0 && huge_page)
+		return err_errno(err, errno, "this host has no huge pages of %llu MiB",
+				 (unsigned long long)(huge_page / MiB));
+	return fd < 0 ? err_errno(err, errno, "cannot make a memfd for guest memory") : fd;
+}
+
 int mem_create(struct mem **out, struct error *err)
+{
+	return mem_create_huge(out, 0, err);
+}
+
+int mem_create_huge(struct mem **out, uint64_t huge_page, struct error *err)
 {
 	struct mem *m = calloc(1, sizeof(*m));
 	int r;
 
 	if (!m)
 		return err_errno(err, ENOMEM, "guest memory");
-	m->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (m->fd < 0) {
-		r = err_errno(err, errno, "cannot make a memfd for guest memory");
+	m->huge = huge_page;
+	m->align = MAX(huge_page, MEM_GUARD);
+	r = m->fd = open_memfd(huge_page, err);
+	if (r < 0)
 		goto free_mem;
-	}
 	/* Whoever the descriptor is shared with later must not be able to turn our accesses into
 	 * SIGBUS by cutting the file short.  Growing stays allowed for mem_add_ram. */
 	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
@@ -85,8 +112,8 @@ static size_t page_records_len(uint64_t ram)
 
 static int check_new_range(const struct mem *m, gpa_t gpa, uint64_t size, struct error *err)
 {
-	if ((gpa | size) & ~PAGE_MASK || !size || gpa + size < gpa || m->size + size < size ||
-	    m->size + size > (uint64_t)INT64_MAX)
+	if ((gpa | size) & ~PAGE_MASK || !size || gpa + size < gpa ||
+	    size > (uint64_t)INT64_MAX - m->size - 2 * m->align)
 		return err_set(err, EINVAL, "guest memory at %#llx, %#llx bytes: not whole pages",
 			       (unsigned long long)gpa, (unsigned long long)size);
 	if (m->nr_ranges == MEM_MAX_RANGES)
@@ -127,23 +154,23 @@ static void shrink_records(struct mem *m, uint64_t new_size)
 		munmap(m->pages, page_records_len(new_size));
 }
 
-/* The file between its guards.  NULL and errno when there is no room. */
-static uint8_t *map_guarded(int fd, uint64_t size)
+/* The file between its guards.  NULL and errno when there is no room; huge pages are reserved now,
+ * so that none is missing later. */
+static uint8_t *map_guarded(const struct mem *m, uint64_t size)
 {
-	uint64_t len = size + 3 * MEM_GUARD;
+	uint64_t len = size + 2 * MEM_GUARD + m->align;
 	uint8_t *all =
 		mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *base = (uint8_t *)ALIGN_UP((uintptr_t)all + MEM_GUARD, MEM_GUARD);
+	uint8_t *base = (uint8_t *)ALIGN_UP((uintptr_t)all + MEM_GUARD, m->align);
 	uint64_t before = (uint64_t)(base - all) - MEM_GUARD;
-	int e;
+	int flags = MAP_SHARED | MAP_FIXED | (m->huge ? 0 : MAP_NORESERVE), e;
 
 	if (all == MAP_FAILED)
 		return NULL;
 	if (before)
 		munmap(all, before);
-	munmap(base + size + MEM_GUARD, MEM_GUARD - before);
-	if (mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
-		 0) != MAP_FAILED)
+	munmap(base + size + MEM_GUARD, m->align - before);
+	if (mmap(base, size, PROT_READ | PROT_WRITE, flags, m->fd, 0) != MAP_FAILED)
 		return base;
 	e = errno;
 	munmap(base - MEM_GUARD, size + 2 * MEM_GUARD);
@@ -167,10 +194,13 @@ static int grow(struct mem *m, uint64_t new_size, struct error *err)
 	r = grow_records(m, new_size, err);
 	if (r < 0)
 		return r;
-	base = map_guarded(m->fd, new_size);
+	base = map_guarded(m, new_size);
 	if (!base) {
-		r = err_errno(err, errno, "cannot map %llu MiB of guest memory",
-			      (unsigned long long)(new_size / MiB));
+		r = err_errno(err, errno, "cannot map %llu MiB of guest memory%s",
+			      (unsigned long long)(new_size / MiB),
+			      m->huge ? ": there are not as many free huge pages (sysctl "
+					"vm.nr_hugepages, or hugepages-*/nr_hugepages in sysfs)"
+				      : "");
 		shrink_records(m, new_size);
 		return r;
 	}
@@ -198,16 +228,18 @@ void mem_destroy(struct mem *m)
 
 int mem_add_ram(struct mem *m, gpa_t gpa, uint64_t size, struct error *err)
 {
-	uint64_t offset = m->size;
+	uint64_t offset;
 	unsigned i;
 	int r;
 
 	r = check_new_range(m, gpa, size, err);
 	if (r < 0)
 		return r;
-	r = grow(m, m->size + size, err);
+	offset = m->size + ((gpa - m->size) & (m->align - 1));
+	r = grow(m, m->huge ? ALIGN_UP(offset + size, m->huge) : offset + size, err);
 	if (r < 0)
 		return r;
+	m->ram += size;
 	for (i = m->nr_ranges; i && m->ranges[i - 1].gpa > gpa; i--) {
 		m->ranges[i] = m->ranges[i - 1];
 		m->offset[i] = m->offset[i - 1];
@@ -228,7 +260,7 @@ unsigned mem_ram_ranges(const struct mem *m, const struct mem_range **out)
 
 uint64_t mem_ram_size(const struct mem *m)
 {
-	return m->size;
+	return m->ram;
 }
 
 int mem_fd(const struct mem *m)
@@ -292,13 +324,22 @@ static uint64_t line_mask(uint64_t start, uint64_t end)
 	return (~0ull >> (63 - (last - first))) << first;
 }
 
+void mem_watch_code(struct mem *m, void (*written)(void *opaque), void *opaque)
+{
+	m->code_written = written;
+	m->code_opaque = opaque;
+}
+
 /* W3 and W4 above, and the dirty mark, for bytes of one page; the fence is behind us. */
 static inline void page_wrote(struct mem *m, struct mem_page *p, uint64_t start, uint64_t end)
 {
 	uint64_t lines = atomic_load_explicit(&p->code_lines, memory_order_relaxed);
 
-	if (unlikely(lines) && (lines & line_mask(start, end)))
+	if (unlikely(lines) && (lines & line_mask(start, end))) {
 		atomic_fetch_add_explicit(&p->gen, 1, memory_order_release);
+		if (m->code_written)
+			m->code_written(m->code_opaque);
+	}
 	if (unlikely(atomic_load_explicit(&m->tracking, memory_order_relaxed)))
 		atomic_fetch_or_explicit(&p->flags, MEM_PAGE_DIRTY, memory_order_release);
 }

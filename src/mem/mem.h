@@ -42,10 +42,22 @@ enum {
 };
 
 int mem_create(struct mem **out, struct error *err);
+/* RAM of huge pages from the host's pool: 2 MiB or 1 GiB, as it has them; 0 = of ordinary pages. */
+int mem_create_huge(struct mem **out, uint64_t huge_page, struct error *err);
 void mem_destroy(struct mem *m);
 
 /* Reserve `size` bytes of RAM at gpa (both page-aligned).  Before any vCPU runs. */
 int mem_add_ram(struct mem *m, gpa_t gpa, uint64_t size, struct error *err);
+
+/* How RAM is held by the host, once all of it has been added: mem/hold.c. */
+enum mem_numa { MEM_NUMA_NONE, MEM_NUMA_BIND, MEM_NUMA_PREFER, MEM_NUMA_INTERLEAVE };
+struct mem_hold {
+	enum mem_numa numa;
+	uint64_t nodes; /* bit n: node n of the host, for any but NONE */
+	bool prealloc;  /* have all of it now, not when it is touched */
+	bool lock;      /* and never swapped out */
+};
+int mem_hold(struct mem *m, const struct mem_hold *h, struct error *err);
 
 unsigned mem_ram_ranges(const struct mem *m, const struct mem_range **out);
 uint64_t mem_ram_size(const struct mem *m); /* all ranges together, bytes */
@@ -78,6 +90,9 @@ uint64_t mem_hole(struct mem *m, gpa_t gpa, uint64_t len);
 
 /* Engines only: the page record of a RAM gpa, NULL when not RAM. */
 struct mem_page *mem_page(struct mem *m, gpa_t gpa);
+/* Engines only: call written after each write that has raised a page's gen, on the thread that
+ * wrote.  Set before anybody writes; NULL: nobody is to be told. */
+void mem_watch_code(struct mem *m, void (*written)(void *opaque), void *opaque);
 
 /* Dirty tracking for snapshots and migration.  fetch: bit n of bitmap = page n of the range was
  * written since the last fetch.  gpa and size are page-aligned and inside one RAM range. */
