@@ -267,19 +267,19 @@ int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t
 
 /* ---- compressed clusters ---- */
 
+size_t blk_pack_bound(const struct blk *b)
+{
+	return b->fmt->pack_bound ? b->fmt->pack_bound(b) : b->info.cluster;
+}
+
 bool blk_can_pack(const struct blk *b)
 {
-	return b->fmt->pack && b->fmt->write_packed && !b->info.readonly;
+	return b->fmt->pack && b->fmt->write_packed && !b->info.readonly && blk_pack_bound(b);
 }
 
 bool blk_packs_in_order(const struct blk *b)
 {
-	return b->fmt->packs_in_order;
-}
-
-size_t blk_pack_bound(const struct blk *b)
-{
-	return b->fmt->pack_bound ? b->fmt->pack_bound(b) : b->info.cluster;
+	return b->fmt->packs_in_order && blk_can_pack(b);
 }
 
 int blk_pack(struct blk *b, const void *data, size_t len, void *out, size_t cap, size_t *out_len)

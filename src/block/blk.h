@@ -35,7 +35,6 @@ struct blk_info {
 	uint32_t cluster;    /* unit of allocation (cluster, grain, block), bytes; 0: none */
 	bool readonly, can_discard, can_zero;
 	bool encrypted, dirty, corrupt; /* as the image says of itself */
-	bool pack_always;               /* all data in it are compressed (streamOptimized) */
 };
 
 /* --- opening --------------------------------------------------------------------------------- */
@@ -116,8 +115,8 @@ int blk_copy_range(struct blk *from, uint64_t from_off, struct blk *to, uint64_t
  * Any number of threads.  blk_write_packed places it; where blk_packs_in_order(), ascending only.
  * A cluster is written once. */
 bool blk_can_pack(const struct blk *b);
-bool blk_packs_in_order(const struct blk *b);
-size_t blk_pack_bound(const struct blk *b); /* a cap that always suffices */
+bool blk_packs_in_order(const struct blk *b); /* such an image is best made of packed ones alone */
+size_t blk_pack_bound(const struct blk *b);   /* a cap that always suffices */
 int blk_pack(struct blk *b, const void *data, size_t len, void *out, size_t cap, size_t *out_len);
 int blk_write_packed(struct blk *b, const void *packed, size_t packed_len, size_t len,
 		     uint64_t off);

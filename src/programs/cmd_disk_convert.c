@@ -177,7 +177,7 @@ static int open_target(struct convert_cli *c, struct error *err)
 			      NULL, err);
 	if (r < 0)
 		return r;
-	c->o.compress = c->compress || blk_info(c->dst)->pack_always;
+	c->o.compress = c->compress || blk_packs_in_order(c->dst);
 	if (c->resume && c->o.compress && blk_packs_in_order(c->dst))
 		return err_set(err, EINVAL, "--resume: not for images that are written in order");
 	return 0;

@@ -25,8 +25,10 @@ static void print_help(void)
 	       "booted\n"
 	       "                        directly needs (pc)\n\n"
 	       "Devices:\n"
-	       "  --disk FILE[,format=raw][,bus=virtio][,readonly=on]\n"
-	       "                        a disk; may be given up to %d times\n"
+	       "  --disk FILE[,format=FORMAT][,readonly=on][,allow-ref=DIR][,secret=FILE]\n"
+	       "         [,snapshot=NAME][,bus=virtio]\n"
+	       "                        a disk of any format (raw); files it names may lie beside\n"
+	       "                        it or under DIR; may be given up to %d times\n"
 	       "  --net user[,forward=tcp:HOSTPORT:GUESTPORT]...|none\n"
 	       "                        network card behind user-mode NAT (none)\n"
 	       "  --serial stdio|file=PATH|unix=PATH|null\n"
@@ -70,6 +72,27 @@ static int parse_switch(const char *value, bool *on)
 	return -1;
 }
 
+/* 0: taken; 1: it is none of these; otherwise an exit status. */
+static int parse_disk_key(struct vm_disk *d, const char *key, const char *value)
+{
+	if (!strcmp(key, "format"))
+		d->format = value;
+	else if (!strcmp(key, "secret"))
+		d->secret_file = value;
+	else if (!strcmp(key, "snapshot"))
+		d->snapshot = value;
+	else if (!strcmp(key, "allow-ref") && d->nr_allow_ref == VM_MAX_ALLOW_REF)
+		return usage_error("run", "--disk: more than %d allow-ref", VM_MAX_ALLOW_REF);
+	else if (!strcmp(key, "allow-ref"))
+		d->allow_ref[d->nr_allow_ref++] = value;
+	else if (!strcmp(key, "bus") && strcmp(value, "virtio"))
+		return usage_error("run", "--disk: bus '%s' is not known; use virtio", value);
+	else
+		return strcmp(key, "bus") &&
+		       (strcmp(key, "readonly") || parse_switch(value, &d->readonly));
+	return 0;
+}
+
 static int parse_disk(struct run_options *o, char *arg)
 {
 	struct vm_disk *d = &o->vm.disk[o->vm.nr_disks];
@@ -81,22 +104,22 @@ static int parse_disk(struct run_options *o, char *arg)
 	d->format = "raw";
 	for (char *key; rest && *rest;) {
 		char *value;
+		int r = 1;
 
 		key = split_options(rest, &rest);
 		value = strchr(key, '=');
-		if (value)
+		if (value) {
 			*value++ = 0;
-		if (value && !strcmp(key, "format"))
-			d->format = value;
-		else if (value && !strcmp(key, "bus") && !strcmp(value, "virtio"))
-			continue;
-		else if (value && !strcmp(key, "bus"))
-			return usage_error("run", "--disk: bus '%s' is not known; use virtio",
-					   value);
-		else if (!value || strcmp(key, "readonly") || parse_switch(value, &d->readonly))
+			r = parse_disk_key(d, key, value);
+		}
+		if (r > 1)
+			return r;
+		if (r)
 			return usage_error("run", "--disk: '%s%s%s' is not understood", key,
 					   value ? "=" : "", value ? value : "");
 	}
+	if (d->snapshot)
+		d->readonly = true;
 	if (!*d->path)
 		return usage_error("run", "--disk: no file is named");
 	o->vm.nr_disks++;

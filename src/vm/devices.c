@@ -19,6 +19,7 @@
 #include "state/state.h"
 #include "vm/vm_internal.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 static const struct {
@@ -56,12 +57,41 @@ static int add_serial(struct vm *vm, unsigned i, struct error *err)
 	return r < 0 ? err_wrap(err, r, "%s", com_ports[i].name) : 0;
 }
 
+static int read_secret(void *opaque, const char *path, char *buf, size_t cap)
+{
+	const struct vm_disk *disk = opaque;
+	FILE *f = fopen(disk->secret_file, "re");
+	size_t n;
+
+	if (!f)
+		return -errno;
+	n = fread(buf, 1, cap, f);
+	fclose(f);
+	if (n == cap)
+		return -EFBIG;
+	while (n && (buf[n - 1] == '\n' || buf[n - 1] == '\r'))
+		n--;
+	return (int)n;
+}
+
+static int open_disk(struct blk **out, const struct vm_disk *disk, struct error *err)
+{
+	struct blk_open_opts opts = {
+		.allow_ref = disk->allow_ref,
+		.nr_allow_ref = disk->nr_allow_ref,
+		.secret = disk->secret_file ? read_secret : NULL,
+		.opaque = (void *)(uintptr_t)disk,
+		.snapshot = disk->snapshot,
+	};
+
+	return blk_open_with(out, disk->path, disk->format, disk->readonly ? BLK_READONLY : 0,
+			     &opts, err);
+}
+
 static int add_disk(struct vm *vm, unsigned i, struct error *err)
 {
-	const struct vm_disk *disk = &vm->cfg.disk[i];
 	struct vm_devices *d = &vm->devices;
-	int r = blk_open(&d->blk[i], disk->path, disk->format, disk->readonly ? BLK_READONLY : 0,
-			 err);
+	int r = open_disk(&d->blk[i], &vm->cfg.disk[i], err);
 	struct virtio_blk_config cfg = {
 		.name = disk_names[i],
 		.host = machine_pci(vm->machine),

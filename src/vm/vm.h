@@ -14,11 +14,21 @@ struct evloop;
 struct vm;
 struct vm_saved;
 
-enum { VM_MAX_CPUS = 64, VM_MAX_DISKS = 16, VM_MAX_NETS = 4, VM_MAX_SERIALS = 4 };
+enum {
+	VM_MAX_CPUS = 64,
+	VM_MAX_DISKS = 16,
+	VM_MAX_ALLOW_REF = 8,
+	VM_MAX_NETS = 4,
+	VM_MAX_SERIALS = 4
+};
 
 struct vm_disk {
 	const char *path, *format;
 	bool readonly;
+	const char *allow_ref[VM_MAX_ALLOW_REF]; /* where files the image names may lie too */
+	unsigned nr_allow_ref;
+	const char *secret_file; /* the passphrase of an encrypted image is in it, or NULL */
+	const char *snapshot;    /* show this internal snapshot (read-only), or NULL */
 };
 
 /* All strings are borrowed until vm_destroy. */
