@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 #include "engine/x86_defs.h"
 #include "mem/mem.h"
+#include "soft_options.h"
 #include "test.h"
 
 #include <pthread.h>
@@ -287,7 +288,7 @@ static inline struct soft_guest *soft_guest_create(unsigned nr_cpus)
 					  &(struct engine_vm_config){.mem = g->mem,
 								     .nr_cpus = nr_cpus,
 								     .model = &g->model,
-								     .options = ""},
+								     .options = soft_options()},
 					  &err));
 	sg_page_tables(g);
 	sg_tables(g);

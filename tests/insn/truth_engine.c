@@ -1,6 +1,7 @@
 /* truth_engine.c - the soft engine with one CPU, in user mode of a Linux-like system: see truth.h.
  */
 #include "base/error.h"
+#include "soft_options.h"
 #include "truth.h"
 
 #include <string.h>
@@ -118,7 +119,7 @@ static void init_state(struct x86_state *s)
 
 void engine_create(void)
 {
-	struct engine_vm_config cfg = {.nr_cpus = 1, .model = &truth_model, .options = ""};
+	struct engine_vm_config cfg = {.nr_cpus = 1, .model = &truth_model, .options = soft_options()};
 	struct engine_debug debug = {.intercept = ~0u};
 	struct error err;
 

@@ -315,6 +315,8 @@ static bool unwound(struct cpu *cpu)
 {
 	if (cpu->in)
 		cpu->stats.insns += (uint64_t)(cpu->in - cpu->run_first);
+	cpu->stats.insns -= cpu->xl_left;
+	cpu->xl_left = 0;
 	if (cpu->unwind_why == UNWIND_FAULT)
 		return deliver_fault(cpu);
 	cpu->stats.insns += cpu->in != NULL;

@@ -132,6 +132,10 @@ static int parse_option(struct xlat_config *c, char *opt, struct error *err)
 		c->on = value[1] == 't';
 	else if (!strcmp(opt, "flags=exact"))
 		c->exact = true;
+	else if (!strcmp(opt, "count"))
+		c->count = true;
+	else if (!strncmp(opt, "hot=", 4) && opt[4] >= '0' && opt[4] <= '9' && !opt[5])
+		c->hot = (uint8_t)(opt[4] - '0');
 	else if (!strncmp(opt, "dump=", 5) && value[1])
 		c->dump = value + 1;
 	else if (!strncmp(opt, "perf=", 5) && value[1])
@@ -139,7 +143,7 @@ static int parse_option(struct xlat_config *c, char *opt, struct error *err)
 	else
 		return err_set(err, EINVAL,
 			       "engine soft: unknown option '%s', known: tier=interp, "
-			       "tier=translate, flags=exact, dump=FILE, perf=FILE",
+			       "tier=translate, flags=exact, count, hot=0..9, dump=FILE, perf=FILE",
 			       opt);
 	return 0;
 }
@@ -150,7 +154,7 @@ static int parse_options(struct xlat_config *c, char **text, const char *options
 	char *opt, *rest;
 	int r = 0;
 
-	*c = (struct xlat_config){.on = false};
+	*c = (struct xlat_config){.hot = 2};
 	*text = strdup(options ? options : "");
 	if (!*text)
 		return err_errno(err, ENOMEM, "soft engine");
@@ -161,6 +165,16 @@ static int parse_options(struct xlat_config *c, char **text, const char *options
 	if (r < 0)
 		free(*text);
 	return r;
+}
+
+/* Somebody but a vCPU has written code, a device say: the translators look after their blocks. */
+static void code_written(void *opaque)
+{
+	struct soft_vm *vm = opaque;
+
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		if (vm->cpus[i])
+			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_CODE);
 }
 
 static int soft_vm_create(struct engine_vm **out, const struct engine_vm_config *cfg,
@@ -180,6 +194,8 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_vm_config 
 	}
 	evm->xlat = xlat;
 	evm->options = text;
+	if (xlat.on)
+		mem_watch_code(cfg->mem, code_written, &evm->vm);
 	evm->vm.mem = cfg->mem;
 	evm->vm.model = cfg->model;
 	evm->vm.nr_cpus = cfg->nr_cpus;
@@ -201,6 +217,7 @@ static void soft_vm_destroy(struct engine_vm *evm)
 {
 	if (!evm)
 		return;
+	mem_watch_code(evm->vm.mem, NULL, NULL);
 	free(evm->vm.cpus);
 	free(evm->options);
 	free(evm);

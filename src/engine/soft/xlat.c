@@ -180,12 +180,12 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 {
 	struct xblock *xb;
 
-	if (cpu->mode != INSN_MODE_64 || b->flags)
+	if (cpu->mode != INSN_MODE_64 || b->flags || b == cpu->blocks->once)
 		return NULL;
 	key_update(cpu);
 	xb = find(cpu->xlat, b, cpu->rip);
 	if (!xb) {
-		if (b->heat < XLAT_HEAT) {
+		if (b->heat < cpu->xlat->cfg.hot) {
 			b->heat++;
 			return NULL;
 		}
@@ -243,10 +243,18 @@ uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
 	cpu->in = in;
 	cpu->run_first = in;
 	cpu->run_end = in + 1;
+	cpu->xl_left = cpu->xlat->cfg.count ? xb->nr - s->index : 0;
 	in->exec(cpu, in);
 	cpu->in = NULL;
 	if (live)
 		vec_load(cpu);
 	xlat_settle(cpu);
-	return !cpu->run_end || cpu->rip != next || xb->dead;
+	if (likely(cpu->run_end && cpu->rip == next && !xb->dead)) {
+		cpu->xl_left = 0;
+		return 0;
+	}
+	if (cpu->xl_left)
+		cpu->stats.insns -= cpu->xl_left - 1;
+	cpu->xl_left = 0;
+	return 1;
 }

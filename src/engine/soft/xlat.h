@@ -17,6 +17,8 @@ struct xblock;
 struct xlat_config {
 	bool on;
 	bool exact;       /* flags are right in every frame, also those nobody will read */
+	bool count;       /* engine_stats.insns is right */
+	uint8_t hot;      /* times a block is interpreted before it is translated */
 	const char *dump; /* file for translated blocks beside their source, or NULL */
 	const char *perf; /* file for perf's symbol map, or NULL */
 };

@@ -38,6 +38,15 @@ static void check_page(struct xgen *g)
 	xb->exit[2].tail = x_jcc(g, CC_NZ);
 }
 
+static void count_insns(struct xgen *g)
+{
+	const struct xmem n = XMEM_CPU(g, stats.insns);
+
+	x_load(g, T0, &n);
+	x_lea(g, T0, &(struct xmem){.base = T0, .index = H_NONE, .disp = g->b->nr});
+	x_store(g, &n, T0);
+}
+
 void xlat_entries(struct xgen *g)
 {
 	struct xblock *xb = g->xb;
@@ -52,6 +61,8 @@ void xlat_entries(struct xgen *g)
 		xlat_flags_restore(g);
 	xb->plain = x_offset(g);
 	xb->checked = xb->mem; /* the stub may know better */
+	if (g->x->cfg.count)
+		count_insns(g);
 	g->flags = xb->flags_in ? xb->flags_in : FL_HOST;
 }
 

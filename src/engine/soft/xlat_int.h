@@ -118,7 +118,6 @@ struct xpage {
 enum {
 	XLAT_JUMP_ENTRIES = 8192,
 	XLAT_PAGE_HEADS = 4096,
-	XLAT_HEAT = 2, /* times a block is interpreted before it is translated */
 	/* Most that one block may need. */
 	XLAT_MAX_HOT = 16384,
 	XLAT_MAX_COLD = 8192,

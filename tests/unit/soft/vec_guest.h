@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/x86_defs.h"
 #include "mem/mem.h"
+#include "soft_options.h"
 #include "test.h"
 
 #include <signal.h>
@@ -112,7 +113,7 @@ static inline void guest_create(struct guest *g, const char *model,
 				const struct engine_cpu_ops *ops)
 {
 	struct error err = {""};
-	struct engine_vm_config cfg = {.nr_cpus = 1, .model = &g->model, .options = ""};
+	struct engine_vm_config cfg = {.nr_cpus = 1, .model = &g->model, .options = soft_options()};
 	const struct engine_debug debug = {.intercept = ~0u};
 
 	memset(g, 0, sizeof(*g));

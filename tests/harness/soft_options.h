@@ -1,0 +1,12 @@
+/* soft_options.h - which options a test gives the soft engine: $SOFT_OPTIONS, as after
+ * `--engine soft,`.  So that each test of the engine runs on each of its tiers. */
+#pragma once
+
+#include <stdlib.h>
+
+static inline const char *soft_options(void)
+{
+	const char *o = getenv("SOFT_OPTIONS");
+
+	return o ? o : "";
+}
