@@ -155,7 +155,6 @@ static int file_read(struct grid *g, struct iov_walk *walk, uint64_t len, uint64
 		have -= step;
 	}
 	iov_zero(walk, len);
-	iov_advance(walk, len);
 	return r;
 }
 
@@ -185,7 +184,6 @@ static int read_run(struct grid *g, struct iov_walk *walk, uint64_t off, const s
 	if (run->state == GRID_NONE && g->b->backing)
 		return backing_read(g, walk, run->len, off);
 	iov_zero(walk, run->len);
-	iov_advance(walk, run->len);
 	return 0;
 }
 
@@ -369,29 +367,35 @@ static int write_fresh(struct grid *g, const struct fresh_write *w, struct iov_w
 	return r;
 }
 
+/* Which sectors of a new PART block are here. */
+static int enter_sectors(struct grid *g, const struct fresh_write *w)
+{
+	uint32_t in = (uint32_t)(w->off % g->block_size),
+		 from = (uint32_t)ALIGN_DOWN(in, g->sector);
+	uint32_t len = (uint32_t)(ALIGN_UP(in + w->len, g->sector) - from);
+	int r = g->ops->part_set(g, w->block, 0, g->block_size, false);
+
+	return r < 0 ? r : g->ops->part_set(g, w->block, from, len, true);
+}
+
 /* With the lock; how many blocks were entered. */
 static uint64_t enter(struct grid *g, const struct fresh_write *w, int *result)
 {
+	const struct grid_entry none = {w->was, 0};
 	uint64_t stride = g->unit * g->units_per_block, i;
-	struct grid_entry e = {w->becomes, 0};
-	uint32_t in = (uint32_t)(w->off % g->block_size);
-	uint64_t from = ALIGN_DOWN(in, g->sector);
-	int r = 0;
 
-	for (i = 0; i < w->nr && !r; i++) {
-		e.host = w->at + i * stride + g->prefix;
-		if (e.state == GRID_PART)
-			r = g->ops->part_set(g, w->block, 0, g->block_size, false);
-		if (e.state == GRID_PART && !r)
-			r = g->ops->part_set(g, w->block, (uint32_t)from,
-					     (uint32_t)(ALIGN_UP(in + w->len, g->sector) - from),
-					     true);
-		if (!r)
-			r = g->ops->set(g, w->block + i, &e);
-		if (r < 0)
-			break;
+	for (i = 0; i < w->nr; i++) {
+		struct grid_entry e = {w->becomes, w->at + i * stride + g->prefix};
+		int r = g->ops->set(g, w->block + i, &e);
+
+		if (!r && e.state == GRID_PART)
+			r = enter_sectors(g, w);
+		if (r < 0) {
+			(void)g->ops->set(g, w->block + i, &none);
+			*result = r;
+			return i;
+		}
 	}
-	*result = r;
 	return i;
 }
 
@@ -567,8 +571,10 @@ int grid_writev(struct grid *g, const struct iovec *iov, unsigned n, uint64_t le
 static int give_up(struct grid *g, uint64_t block, const struct grid_entry *e)
 {
 	struct grid_entry none = {g->has_zero ? GRID_ZERO : GRID_NONE, 0};
-	int r = g->ops->set(g, block, &none);
+	int r = grid_count(g); /* from the tables as they were, so that its units count as used */
 
+	if (!r)
+		r = g->ops->set(g, block, &none);
 	if (r < 0 || (e->state != GRID_DATA && e->state != GRID_PART))
 		return r;
 	return grid_free_later(g, e->host - g->prefix, g->units_per_block);

@@ -132,7 +132,8 @@ int grid_count(struct grid *g);
 int grid_mark(struct grid *g, uint64_t off, uint64_t len);
 /* nr units in one piece; *at is the place in the file.  *fresh: it reads as zeroes already. */
 int grid_take(struct grid *g, uint64_t nr, uint64_t *at, bool *fresh);
-/* Give units back once the tables as they are now are durable. */
+/* Give units back once the tables as they are now are durable.  grid_count came before the change.
+ */
 int grid_free_later(struct grid *g, uint64_t at, uint64_t nr);
 uint64_t grid_end(const struct grid *g); /* in the file, behind the last unit in use */
 
@@ -141,6 +142,9 @@ uint64_t grid_end(const struct grid *g); /* in the file, behind the last unit in
 /* Move blocks from the end of the file into free places before, at most max_moves.  Commits.  What
  * is behind grid_end() then may be cut off. */
 int grid_compact(struct grid *g, uint64_t max_moves);
+/* Move what lies in the first units to the end.  Commits.  The driver then puts something else
+ * there, and has the space counted anew. */
+int grid_clear_front(struct grid *g, uint64_t units);
 int grid_empty(struct grid *g); /* every block GRID_NONE; commits */
 /* Count and mend entries; space counts up to `end` in the file.  With BLK_FIX_LEAKS it compacts,
  * and the caller cuts off. */

@@ -167,7 +167,7 @@ static int check_overlaps(struct checking *k)
 static int check_leaks(struct checking *k)
 {
 	struct grid *g = k->g;
-	uint64_t have = units_before(g, k->end), used;
+	uint64_t have = k->end <= g->base ? 0 : (k->end - g->base) / g->unit, used;
 	int r;
 
 	g->space.counted = false;

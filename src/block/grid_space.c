@@ -410,6 +410,41 @@ int grid_compact(struct grid *g, uint64_t max_moves)
 	return r < 0 ? r : grid_commit(g);
 }
 
+/* A block goes to the end of the file. */
+static int move_to_end(struct grid *g, uint64_t block, struct grid_entry *e)
+{
+	uint64_t to = grid_end(g), len = g->unit * g->units_per_block;
+	int r = g->ops->reserve ? g->ops->reserve(g, to + len) : 0;
+
+	if (!r)
+		r = grid_copy(g, e->host - g->prefix, to, len);
+	if (!r)
+		r = grid_mark(g, to, len);
+	e->host = to + g->prefix;
+	if (!r)
+		r = g->ops->set(g, block, e);
+	return !r && tables_crowded(&g->tables) ? grid_commit(g) : r;
+}
+
+int grid_clear_front(struct grid *g, uint64_t units)
+{
+	uint64_t end = g->base + units * g->unit;
+	int r = grid_count(g);
+
+	/* Whatever moves goes behind, in any case. */
+	if (!r && g->space.end < units)
+		r = grid_mark(g, g->base, units * g->unit);
+	for (uint64_t i = 0; i < g->nr_blocks && !r; i++) {
+		struct grid_entry e;
+
+		r = g->ops->get(g, i, &e);
+		if (!r && (e.state == GRID_DATA || e.state == GRID_PART) &&
+		    e.host - g->prefix < end)
+			r = move_to_end(g, i, &e);
+	}
+	return r < 0 ? r : grid_commit(g);
+}
+
 /* All entries at once would be no step that a power cut leaves whole; but each state in between is
  * an image, too: some blocks are given up, others not yet. */
 int grid_empty(struct grid *g)
@@ -417,6 +452,8 @@ int grid_empty(struct grid *g)
 	const struct grid_entry none = {GRID_NONE, 0};
 	int r = grid_start(g);
 
+	if (!r)
+		r = grid_count(g);
 	for (uint64_t i = 0; i < g->nr_blocks && !r; i++) {
 		struct grid_entry e;
 

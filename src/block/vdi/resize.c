@@ -52,45 +52,6 @@ static void reload(struct vdi *v)
 	g->space.counted = false;
 }
 
-/* The block that lies in unit `at` goes to the end of the file. */
-static int move_out(struct grid *g, uint64_t block, struct grid_entry *e)
-{
-	uint64_t to = grid_end(g) + g->prefix, from = e->host - g->prefix, len = g->unit;
-	uint8_t *buf = malloc(len);
-	int r = buf ? 0 : -ENOMEM;
-
-	if (!r)
-		r = blk_read(g->file, buf, MIN(len, blk_size(g->file) - from), from);
-	if (!r)
-		r = blk_write(g->file, buf, len, to - g->prefix);
-	free(buf);
-	if (!r)
-		r = grid_mark(g, to - g->prefix, len);
-	e->host = to;
-	return r < 0 ? r : g->ops->set(g, block, e);
-}
-
-static int clear_front(struct vdi *v, uint64_t units)
-{
-	struct grid *g = &v->grid;
-	int r = grid_count(g);
-
-	/* Behind the places that become the map's, in any case. */
-	if (!r && g->space.end < units)
-		r = grid_mark(g, g->base, units * g->unit);
-	g->max_units = 0;
-	for (uint64_t i = 0; i < g->nr_blocks && !r; i++) {
-		struct grid_entry e;
-
-		r = g->ops->get(g, i, &e);
-		if (!r && e.state == GRID_DATA && e.host < g->base + units * g->unit)
-			r = move_out(g, i, &e);
-		if (!r && tables_crowded(&g->tables))
-			r = grid_commit(g);
-	}
-	return r < 0 ? r : grid_commit(g);
-}
-
 /* The map for `blocks` blocks, with numbers less by `units`, at the old beginning of the data. */
 static int copy_map(struct vdi *v, uint64_t blocks, uint64_t units)
 {
@@ -122,7 +83,8 @@ static int grow_with_new_map(struct vdi *v, uint64_t blocks)
 
 	if (g->base + units * g->unit > UINT32_MAX)
 		return -EFBIG; /* offsets of the header are 32 bits */
-	r = clear_front(v, units);
+	g->max_units = 0;
+	r = grid_clear_front(g, units);
 	if (!r)
 		r = copy_map(v, blocks, units);
 	if (r < 0)

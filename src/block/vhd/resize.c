@@ -74,7 +74,7 @@ static int write_header(struct vhd *v)
 	return r < 0 ? r : blk_flush(v->grid.file);
 }
 
-/* A table of `entries`, at the end of the file: the old entries, then none. */
+/* A table of `entries`: the old ones, then none. */
 static int copy_table(struct vhd *v, uint64_t to, uint64_t entries)
 {
 	uint64_t len = ALIGN_UP(entries * 4, 512), old = v->nr_entries * 4;
@@ -104,12 +104,16 @@ static int take(struct vhd *v, uint64_t bytes, uint64_t *at)
 	return r < 0 ? r : g->ops->reserve(g, *at + nr * g->unit);
 }
 
+/* The longer table takes the place of the first blocks, which move to the end: so the blocks stay
+ * together, with nothing between them that cannot move. */
 static int lengthen_table(struct vhd *v, uint64_t entries)
 {
 	struct grid *g = &v->grid;
-	uint64_t at;
-	int r = take(v, entries * 4, &at);
+	uint64_t at = g->base, units = (entries * 4 + g->unit - 1) / g->unit;
+	int r = grid_clear_front(g, units);
 
+	if (!r)
+		r = g->ops->reserve(g, at + units * g->unit);
 	if (!r)
 		r = copy_table(v, at, entries);
 	if (r < 0)
@@ -123,6 +127,8 @@ static int lengthen_table(struct vhd *v, uint64_t entries)
 	v->nr_entries = entries;
 	tables_fini(&g->tables);
 	tables_init(&g->tables, g->file);
+	g->base += units * g->unit;
+	g->space.counted = false;
 	return 0;
 }
 
