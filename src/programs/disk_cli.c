@@ -211,8 +211,8 @@ int disk_print_options(const char *format)
 	printf("Options of format %s:\n", format);
 	for (; o->key; o++)
 		printf("  %s=%-*s %s%s%s%s\n", o->key, (int)MAX(1, 34 - (int)strlen(o->key)),
-		       o->value, o->help, o->preset ? " (" : "", o->preset ? o->preset : "",
-		       o->preset ? ")" : "");
+		       o->value, o->help ? o->help : "", o->preset ? " (" : "",
+		       o->preset ? o->preset : "", o->preset ? ")" : "");
 	return 0;
 }
 

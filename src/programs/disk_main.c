@@ -66,7 +66,8 @@ static void print_formats_json(void)
 			json_text(&j, "value", o->value);
 			if (o->preset)
 				json_text(&j, "default", o->preset);
-			json_text(&j, "help", o->help);
+			if (o->help)
+				json_text(&j, "help", o->help);
 			json_end(&j);
 		}
 		json_end(&j);
