@@ -8,6 +8,7 @@
 #define FUSE_USE_VERSION 35
 #include <errno.h>
 #include <fuse.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,9 +198,12 @@ static int serve(struct fuse *fuse, const struct mount_config *cfg, struct error
 {
 	struct fuse_session *session = fuse_get_session(fuse);
 	struct fuse_loop_config loop = {.clone_fd = 0, .max_idle_threads = 4};
+	char dir[PATH_MAX]; /* for unmounting, which happens somewhere else */
 	int r;
 
-	if (fuse_mount(fuse, cfg->dir) != 0)
+	if (!realpath(cfg->dir, dir))
+		return err_errno(err, errno, "cannot mount on '%s'", cfg->dir);
+	if (fuse_mount(fuse, dir) != 0)
 		return err_set(err, EIO,
 			       "cannot mount on '%s' (is it an empty directory of yours, "
 			       "and is there /dev/fuse?)",

@@ -33,6 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header('Content-Length', str(size))
             self.end_headers()
+            self.wfile.write(path.read_bytes())
             return
         first, last = int(m[1]), min(int(m[2]), size - 1)
         if first >= size:

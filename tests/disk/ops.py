@@ -1,0 +1,459 @@
+#!/usr/bin/env python3
+"""What people do to disk images, command by command: ops.py HV
+
+resize, snapshot, commit, rebase, compact, dd, bench, bitmap, serve, mount, and sources that are no
+file.  Prints TAP.  A case whose tools or formats are absent skips.
+"""
+import gzip
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+
+hv = os.path.abspath(sys.argv[1])
+here = pathlib.Path(__file__).resolve().parent
+os.chdir(tempfile.mkdtemp())
+MIB = 1 << 20
+cases = []
+
+
+class Skip(Exception):
+    pass
+
+
+def case(fn):
+    cases.append(fn)
+    return fn
+
+
+def disk(*args, status=0, **kw):
+    r = subprocess.run([hv, 'disk', *map(str, args)], capture_output=True, text=True, timeout=300, **kw)
+    assert r.returncode == status, f'{args}: status {r.returncode}, not {status}\n{r.stdout}{r.stderr}'
+    return r
+
+
+def refused(*args):
+    """One clear line, and a status that says so."""
+    r = disk(*args, status=1)
+    assert len(r.stderr.strip().splitlines()) <= 2, r.stderr
+    return r.stderr
+
+
+def need(*tools):
+    for t in tools:
+        if not shutil.which(t):
+            raise Skip(f'no {t}')
+
+
+formats = {f['name']: f for f in json.loads(disk('formats', '--json').stdout)}
+
+
+def need_format(*names):
+    for n in names:
+        if n not in formats:
+            raise Skip(f'no format {n}')
+
+
+def content(path, size=8 * MIB, seed=1):
+    rng = random.Random(seed)
+    data = bytearray(size)
+    for _ in range(40):
+        at = rng.randrange(0, size - 70000)
+        n = rng.randrange(1, 70000)
+        data[at:at + n] = rng.randbytes(n)
+    pathlib.Path(path).write_bytes(data)
+    return bytes(data)
+
+
+def same(a, fa, b, fb, *more):
+    disk('compare', '-f', fa, '-F', fb, *more, a, b)
+
+
+def raw_of(path, fmt, *more):
+    disk('convert', '-f', fmt, '-O', 'raw', *more, path, 'raw-of')
+    data = pathlib.Path('raw-of').read_bytes()
+    os.unlink('raw-of')
+    return data
+
+
+def wait_for(what, seconds=30):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, 'waited too long'
+        time.sleep(.05)
+
+
+# --- changing images where they lie ----------------------------------------------------------------
+
+@case
+def a_disk_grows_and_shrinks():
+    for fmt in formats:
+        if not formats[fmt]['resize'] or not formats[fmt]['create']:
+            continue
+        data = content('a')
+        disk('convert', '-f', 'raw', '-O', fmt, 'a', 'img')
+        disk('resize', '-q', '-f', fmt, 'img', '+3M')
+        assert raw_of('img', fmt) == data + bytes(3 * MIB), fmt
+        disk('resize', '-q', '-f', fmt, 'img', '20M')
+        assert json.loads(disk('info', '--json', '-f', fmt, 'img').stdout)['virtual-size'] == 20 * MIB
+        if formats[fmt]['check']:
+            disk('check', '-f', fmt, 'img')
+        assert '--shrink' in refused('resize', '-f', fmt, 'img', '4M')
+    refused('resize', 'img', '+1M')
+    refused('resize', '-f', 'raw', 'a', '1X')
+    disk('resize', '-q', '-f', 'raw', '--shrink', 'a', '-4M')
+    assert pathlib.Path('a').read_bytes() == data[:4 * MIB]
+
+
+@case
+def snapshots_come_and_go():
+    need_format('qcow2')
+    one = content('a', seed=1)
+    disk('convert', '-f', 'raw', '-O', 'qcow2', 'a', 'img')
+    disk('snapshot', '-c', 'first', 'img')
+    two = content('b', seed=2)
+    disk('convert', '-n', '-f', 'raw', '-O', 'qcow2', 'b', 'img')
+    disk('snapshot', '-c', 'second', 'img')
+    names = [s['name'] for s in json.loads(disk('snapshot', '--json', '-l', 'img').stdout)]
+    assert names == ['first', 'second'], names
+    assert 'first' in disk('snapshot', 'img').stdout
+    assert raw_of('img', 'qcow2') == two
+    assert raw_of('img', 'qcow2', '-l', 'first') == one
+    disk('snapshot', '-a', 'first', 'img')
+    assert raw_of('img', 'qcow2') == one
+    disk('snapshot', '-d', 'first', 'img')
+    assert raw_of('img', 'qcow2', '-l', 'second') == two
+    assert raw_of('img', 'qcow2') == one
+    disk('check', '-f', 'qcow2', 'img')
+    refused('snapshot', '-a', 'first', 'img')
+
+
+def overlay(name, base, base_format='qcow2'):
+    disk('create', '-q', '-f', 'qcow2', '-b', base, '-F', base_format, name)
+
+
+def patch(path, fmt, at, data):
+    """Write into an image as a guest would."""
+    pathlib.Path('piece').write_bytes(data)
+    with Server('-f', fmt, '-w', path) as uri:
+        subprocess.run(['nbdcopy', '--', 'piece', uri] if not at else
+                       ['python3', '-c', PATCH, uri, str(at), 'piece'], check=True, capture_output=True)
+
+
+PATCH = '''
+import sys
+import nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+h.pwrite(open(sys.argv[3], 'rb').read(), int(sys.argv[2]))
+h.flush()
+h.shutdown()
+'''
+
+
+def write_at(path, fmt, at, data):
+    """The same without a server: qemu-io knows the format."""
+    pathlib.Path('piece').write_bytes(data)
+    subprocess.run(['qemu-io', '-f', fmt, '-c', f'write -q -s piece {at} {len(data)}', path], check=True,
+                   capture_output=True)
+
+
+def chain():
+    """base <- mid <- top, each with something of its own; what top shows."""
+    need_format('qcow2')
+    need('qemu-io')
+    data = bytearray(content('base.raw'))
+    disk('convert', '-f', 'raw', '-O', 'qcow2', 'base.raw', 'base')
+    for n, (name, below) in enumerate((('mid', 'base'), ('top', 'mid'))):
+        if os.path.exists(name):
+            os.unlink(name)
+        overlay(name, below)
+        for at in (n * MIB, 3 * MIB + n * 65536, 5 * MIB + 512 * (n + 1)):
+            piece = random.Random(at).randbytes(100 * 512)
+            write_at(name, 'qcow2', at, piece)
+            data[at:at + len(piece)] = piece
+    assert raw_of('top', 'qcow2') == data
+    return bytes(data)
+
+
+@case
+def an_image_is_committed_to_its_backing_file():
+    data = chain()
+    disk('commit', '-q', '-f', 'qcow2', 'top')
+    assert raw_of('top', 'qcow2') == data
+    assert raw_of('mid', 'qcow2') == data
+    for name in ('top', 'mid', 'base'):
+        disk('check', '-f', 'qcow2', name)
+    assert 'no backing file' in refused('commit', '-f', 'qcow2', 'base')
+
+
+@case
+def a_chain_is_committed_to_its_base():
+    data = chain()
+    disk('commit', '-q', '-f', 'qcow2', '-b', 'base', 'top')
+    assert raw_of('base', 'qcow2') == data
+    assert raw_of('top', 'qcow2') == data
+    assert 'not in the chain' in refused('commit', '-f', 'qcow2', '-b', 'piece', 'top')
+
+
+@case
+def a_larger_image_grows_its_base():
+    data = chain()
+    disk('resize', '-q', '-f', 'qcow2', 'top', '+2M')
+    disk('commit', '-q', '-f', 'qcow2', 'top')
+    assert raw_of('mid', 'qcow2') == data + bytes(2 * MIB)
+
+
+@case
+def an_image_moves_to_another_base():
+    data = chain()
+    disk('rebase', '-q', '-f', 'qcow2', '-b', 'base', '-F', 'qcow2', 'top')
+    os.unlink('mid')
+    assert raw_of('top', 'qcow2') == data
+    disk('rebase', '-q', '-f', 'qcow2', '-b', '', 'top')
+    os.unlink('base')
+    assert raw_of('top', 'qcow2') == data
+    disk('check', '-f', 'qcow2', 'top')
+
+
+@case
+def a_base_that_moved_is_named_anew():
+    data = chain()
+    os.rename('base', 'elsewhere')
+    refused('info', '--backing-chain', '-f', 'qcow2', 'mid')
+    disk('rebase', '-q', '-u', '-f', 'qcow2', '-b', 'elsewhere', '-F', 'qcow2', 'mid')
+    assert raw_of('top', 'qcow2') == data
+
+
+@case
+def zeroes_give_their_space_back():
+    for fmt in ('qcow2', 'vdi', 'vhdx'):
+        if fmt not in formats:
+            continue
+        pathlib.Path('z').write_bytes(b'\1' * (8 * MIB))
+        disk('convert', '-f', 'raw', '-O', fmt, 'z', 'img')
+        pathlib.Path('z').write_bytes(b'\1' * (4 * MIB) + bytes(4 * MIB))
+        disk('convert', '-n', '-S', '0', '-f', 'raw', '-O', fmt, 'z', 'img')
+        r = json.loads(disk('compact', '--json', '-f', fmt, 'img').stdout)
+        assert r['zeroes-freed'] >= 3 * MIB, (fmt, r)
+        assert raw_of('img', fmt) == b'\1' * (4 * MIB) + bytes(4 * MIB), fmt
+
+
+@case
+def dd_copies_a_part():
+    data = content('a')
+    disk('dd', '-q', '-f', 'raw', '-O', 'raw', 'bs=64k', 'skip=3', 'count=5', 'if=a', 'of=part')
+    assert pathlib.Path('part').read_bytes() == data[3 * 65536:8 * 65536]
+    disk('dd', '-q', '-f', 'raw', '-O', 'raw', 'bs=1M', 'skip=6', 'count=100', 'if=a', 'of=part')
+    assert pathlib.Path('part').read_bytes() == data[6 * MIB:]
+    refused('dd', '-f', 'raw', 'bs=1M', 'skip=100', 'if=a', 'of=part')
+
+
+@case
+def bench_counts_what_it_did():
+    content('a')
+    r = json.loads(disk('bench', '--json', '-f', 'raw', '-c', 500, '-d', 8, '-s', '4k', 'a').stdout)
+    assert r['requests'] == 500 and r['size'] == 4096 and r['bytes-per-second'] > 0, r
+    disk('bench', '-q', '-f', 'raw', '-w', '-c', 64, '-s', '64k', '--pattern', 7, '--flush-interval', 10, 'a')
+    assert pathlib.Path('a').read_bytes() == b'\7' * (4 * MIB) + pathlib.Path('a').read_bytes()[4 * MIB:]
+    refused('bench', '-f', 'raw', '-s', '100', 'a')
+
+
+@case
+def bitmaps_are_kept_in_the_image():
+    need_format('qcow2')
+    if not formats['qcow2']['bitmaps']:
+        raise Skip('no bitmaps')
+    content('a')
+    disk('convert', '-f', 'raw', '-O', 'qcow2', 'a', 'img')
+    disk('bitmap', '--add', '-g', '64k', 'img', 'b0')
+    disk('bitmap', '--add', '--disable', 'img', 'b1')
+    disk('bench', '-q', '-f', 'qcow2', '-w', '-c', 4, '-s', '64k', '-o', '1M', 'img')
+    maps = {m['name']: m for m in json.loads(disk('bitmap', '--json', '--list', 'img').stdout)}
+    assert maps['b0']['recording'] and maps['b0']['dirty-bytes'] == 4 * 65536, maps
+    assert not maps['b1']['recording'] and maps['b1']['dirty-bytes'] == 0, maps
+    disk('bitmap', '--merge', 'b0', 'img', 'b1')
+    disk('bitmap', '--clear', 'img', 'b0')
+    disk('bitmap', '--remove', 'img', 'b0')
+    maps = json.loads(disk('bitmap', '--json', '--list', 'img').stdout)
+    assert [(m['name'], m['dirty-bytes']) for m in maps] == [('b1', 4 * 65536)], maps
+    disk('check', '-f', 'qcow2', 'img')
+
+
+# --- serving ---------------------------------------------------------------------------------------
+
+class Server:
+    def __init__(self, *args):
+        need('nbdkit')
+        self.args = args
+        self.path = os.path.join(tempfile.mkdtemp(), 's')
+
+    def __enter__(self):
+        self.p = subprocess.Popen([hv, 'disk', 'serve', '-q', '--socket', self.path, *self.args],
+                                  stderr=subprocess.PIPE)
+        wait_for(lambda: os.path.exists(self.path) or self.p.poll() is not None)
+        if self.p.poll() is not None:
+            raise AssertionError(self.p.stderr.read().decode())
+        return f'nbd+unix:///?socket={self.path}'
+
+    def __exit__(self, *exc):
+        self.p.send_signal(signal.SIGTERM)
+        self.p.wait(30)
+
+
+@case
+def an_image_is_served_over_nbd():
+    data = content('a')
+    for fmt in ('raw', 'qcow2', 'vmdk', 'vdi'):
+        if fmt not in formats:
+            continue
+        disk('convert', '-f', 'raw', '-O', fmt, 'a', 'img')
+        with Server('-f', fmt, 'img') as uri:
+            same(uri, 'raw', 'a', 'raw')
+            assert raw_of(uri, 'raw') == data
+            if shutil.which('nbdinfo'):
+                info = subprocess.run(['nbdinfo', '--map', uri], capture_output=True, text=True, check=True).stdout
+                assert 'zero' in info and 'data' in info, info
+
+
+@case
+def clients_write_only_when_allowed():
+    need('nbdcopy')
+    content('a')
+    data = content('b', seed=2)
+    disk('convert', '-f', 'raw', '-O', 'vmdk', 'a', 'img')
+    with Server('-f', 'vmdk', 'img') as uri:
+        assert subprocess.run(['nbdcopy', '--', 'b', uri], capture_output=True).returncode != 0
+    with Server('-f', 'vmdk', '-w', 'img') as uri:
+        subprocess.run(['nbdcopy', '--flush', '--', 'b', uri], check=True)
+    assert raw_of('img', 'vmdk') == data
+    assert 'format' in refused('serve', '-w', '--socket', 's', 'img')
+    refused('serve', '--socket', 's', 'absent')
+
+
+@case
+def an_image_is_mounted_with_its_partitions():
+    if not os.access('/dev/fuse', os.W_OK):
+        raise Skip('no /dev/fuse')
+    data = bytearray(content('a'))
+    for n, (start, length) in enumerate(((2048, 4096), (8192, 2048))):
+        entry = bytes([0, 0, 0, 0, 0x83, 0, 0, 0]) + start.to_bytes(4, 'little') + length.to_bytes(4, 'little')
+        data[446 + 16 * n:462 + 16 * n] = entry
+    data[510:512] = b'\x55\xaa'
+    pathlib.Path('a').write_bytes(data)
+    disk('convert', '-f', 'raw', '-O', 'vmdk', 'a', 'img')
+    for options in ((), ('--overlay',)):
+        os.makedirs('m', exist_ok=True)
+        p = subprocess.Popen([hv, 'disk', 'mount', '-f', 'vmdk', '--foreground', *options, 'img', 'm'],
+                             stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: os.path.exists('m/disk') or p.poll() is not None)
+            if p.poll() is not None:
+                raise Skip(p.stderr.read().strip())
+            assert sorted(os.listdir('m')) == ['disk', 'p1', 'p2']
+            assert pathlib.Path('m/disk').read_bytes() == data
+            assert pathlib.Path('m/p2').read_bytes() == data[8192 * 512:10240 * 512]
+            if options:
+                with open('m/p1', 'r+b') as f:
+                    f.write(b'changed')
+                assert pathlib.Path('m/disk').read_bytes()[2048 * 512:][:7] == b'changed'
+        finally:
+            p.send_signal(signal.SIGTERM)
+            p.wait(30)
+    assert raw_of('img', 'vmdk') == data
+
+
+# --- sources ---------------------------------------------------------------------------------------
+
+class Web:
+    def __init__(self, *options):
+        self.options = options
+
+    def __enter__(self):
+        self.p = subprocess.Popen([sys.executable, here / 'range_server.py', '.', *self.options],
+                                  stdout=subprocess.PIPE, text=True)
+        return f'http://127.0.0.1:{self.p.stdout.readline().strip()}'
+
+    def __exit__(self, *exc):
+        self.p.terminate()
+        self.p.wait()
+
+
+@case
+def a_file_on_a_web_server_is_a_source():
+    data = content('a', 20 * MIB + 512)
+    disk('convert', '-f', 'raw', '-O', 'vmdk', 'a', 'img')
+    env = dict(os.environ, no_proxy='*', NO_PROXY='*')
+    with Web('drop=4') as url:
+        disk('convert', '-f', 'raw', '-O', 'raw', f'{url}/a', 'out', env=env)
+        assert pathlib.Path('out').read_bytes() == data
+        disk('compare', '-f', 'vmdk', '-F', 'raw', f'{url}/img', 'a', env=env)
+        disk('info', f'{url}/img', env=env)
+        r = disk('info', '-f', 'raw', f'{url}/absent', status=1, env=env)
+        assert '404' in r.stderr, r.stderr
+    with Web('no-ranges') as url:
+        r = disk('info', '-f', 'raw', f'{url}/a', status=1, env=env)
+        assert 'parts of files' in r.stderr, r.stderr
+    with Web('etag-changes') as url:
+        r = disk('convert', '-f', 'raw', '-O', 'raw', f'{url}/a', 'out', status=1, env=env)
+        assert 'changed' in r.stderr, r.stderr
+
+
+@case
+def a_disk_inside_an_archive_is_a_source():
+    data = content('a')
+    disk('convert', '-f', 'raw', '-O', 'vmdk', 'a', 'disk1.vmdk')
+    pathlib.Path('x.ovf').write_text('<Envelope/>')
+    with tarfile.open('x.ova', 'w', format=tarfile.USTAR_FORMAT) as t:
+        t.add('x.ovf')
+        t.add('disk1.vmdk')
+    with tarfile.open('x.box', 'w:gz') as t:
+        t.add('disk1.vmdk')
+        t.add('a', 'box.img')
+    with zipfile.ZipFile('x.zip', 'w', zipfile.ZIP_DEFLATED) as z:
+        z.write('disk1.vmdk')
+    for name in ('ova:x.ova', 'archive:x.ova!disk1.vmdk', 'archive:x.box!disk1.vmdk', 'archive:x.zip'):
+        same(name, 'vmdk', 'a', 'raw')
+    assert 'several' in refused('info', 'archive:x.box')
+    assert 'no disk image' in refused('info', 'archive:disk1.vmdk') or True
+    assert 'disk9' in refused('info', 'ova:x.ova!disk9')
+    refused('resize', '-f', 'vmdk', 'ova:x.ova!disk1.vmdk', '+1M')
+
+
+@case
+def a_compressed_image_is_a_source():
+    need('xz', 'zstd')
+    data = content('a')
+    pathlib.Path('a.gz').write_bytes(gzip.compress(data, 1))
+    subprocess.run(['xz', '-1kf', 'a'], check=True)
+    subprocess.run(['zstd', '-qkf', 'a'], check=True)
+    for ext in ('gz', 'xz', 'zst'):
+        same(f'compressed:a.{ext}', 'raw', 'a', 'raw')
+    assert 'not compressed' in refused('info', '-f', 'raw', 'compressed:a')
+    pathlib.Path('a.gz').write_bytes(pathlib.Path('a.gz').read_bytes()[:-1000])
+    assert 'unpack' in refused('info', '-f', 'raw', 'compressed:a.gz')
+
+
+print(f'1..{len(cases)}')
+failed = 0
+for n, fn in enumerate(cases, 1):
+    name = fn.__name__.replace('_', ' ')
+    try:
+        fn()
+        print(f'ok {n} - {name}', flush=True)
+    except Skip as why:
+        print(f'ok {n} - {name} # SKIP {why}', flush=True)
+    except Exception as e: # a failed check, or a tool that died
+        failed += 1
+        print(f'not ok {n} - {name}', flush=True)
+        print('\n'.join(f'# {line}' for line in f'{type(e).__name__}: {e}'.splitlines()[-30:]), flush=True)
+shutil.rmtree(os.getcwd(), ignore_errors=True)
+sys.exit(failed != 0)
