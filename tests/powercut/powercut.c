@@ -54,7 +54,9 @@ static const struct pc_case {
 	{"qcow2-subclusters", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "16k"}}, 3 * MiB,
 		DO_DISCARD | DO_ZERO | DO_SNAPSHOT | DO_GROW | DO_REOPEN},
 	{"vmdk", "vmdk", {{"subformat", "monolithicSparse"}}, 6 * MiB,
-		DO_DISCARD | DO_ZERO | DO_REOPEN},
+		DO_DISCARD | DO_ZERO | DO_GROW | DO_REOPEN},
+	{"vmdk-stream", "vmdk", {{"subformat", "streamOptimized"}}, 6 * MiB,
+		DO_ZERO | DO_REOPEN},
 	{"vmdk-zeroed-grain", "vmdk", {{"subformat", "monolithicSparse"}, {"zeroed_grain", "on"}}, 6 * MiB,
 		DO_DISCARD | DO_ZERO | DO_REOPEN},
 	{"vdi", "vdi", {{NULL, NULL}}, 24 * MiB, DO_DISCARD | DO_ZERO | DO_GROW | DO_REOPEN},
@@ -267,6 +269,8 @@ static bool snapshot_apply(const struct snapshot *s)
 
 	if (blk_snapshot_apply(run.blk, s->name, &err) < 0)
 		return wrong("going back to a snapshot: %s", err.msg);
+	for (uint64_t i = s->nr_sectors; i < run.history.nr_sectors; i++) /* as in guest_resize */
+		history_write(&run.history, i, (struct version){0, begun, run.log.n, false});
 	history_grow(&run.history, s->nr_sectors);
 	run.history.nr_sectors = s->nr_sectors;
 	size_is(s->nr_sectors * SECTOR, begun);
