@@ -216,6 +216,7 @@ static int add_extent_line(struct making *m, uint64_t bytes, const char *file)
 static char *descriptor_text(const struct making *m, uint64_t size)
 {
 	struct vmdk_geometry g = vmdk_geometry(size, m->adapter);
+	bool thin = !strcmp(m->sub->name, "vmfsThin"); /* ESXi's own name for its type is vmfs */
 	char hint[4200] = "", *text = NULL;
 
 	if (m->backing)
@@ -241,9 +242,9 @@ static char *descriptor_text(const struct making *m, uint64_t size)
 		     "ddb.adapterType = \"%s\"\n"
 		     "ddb.toolsVersion = \"%s\"\n"
 		     "%s",
-		     m->cid, m->parent_cid, m->sub->name, hint, m->extents, m->hwversion,
-		     g.cylinders, g.heads, g.sectors, m->adapter, m->tools,
-		     !strcmp(m->sub->name, "vmfsThin") ? "ddb.thinProvisioned = \"1\"\n" : "") < 0)
+		     m->cid, m->parent_cid, thin ? "vmfs" : m->sub->name, hint, m->extents,
+		     m->hwversion, g.cylinders, g.heads, g.sectors, m->adapter, m->tools,
+		     thin ? "ddb.thinProvisioned = \"1\"\n" : "") < 0)
 		return NULL;
 	return text;
 }

@@ -566,8 +566,10 @@ static int place_next_free(struct vmdk_extent *e, struct error *err)
 
 	e->next_free = MAX(ALIGN_UP(file_size(e), SECTOR),
 			   e->kind == KIND_SESPARSE ? e->grains_off : (uint64_t)SECTOR);
-	if (e->kind == KIND_STREAM && stream_is_empty(e))
+	if (e->kind == KIND_STREAM && stream_is_empty(e)) {
 		e->next_free = e->overhead;
+		e->stale_end = e->overhead < file_size(e);
+	}
 	if (!e->unclean || !e->writable || e->kind == KIND_STREAM)
 		return 0;
 	log_warn(&log_vmdk, "%s: was not closed cleanly; a check may find unused space", e->name);

@@ -370,6 +370,26 @@ int vmdk_pack(struct blk *b, const void *data, size_t len, void *out, size_t cap
 
 /* ---- writing ---- */
 
+/* What lies behind the place for new grains, an empty tail or what a crash left, must be gone
+ * before they are written over it: its footer would lead into them. */
+static int cut_stale_end(struct vmdk_extent *e)
+{
+	int r = 0;
+
+	if (!atomic_load_explicit(&e->stale_end, memory_order_acquire))
+		return 0;
+	pthread_mutex_lock(&e->alloc_lock);
+	if (atomic_load(&e->stale_end)) {
+		r = blk_resize(e->file, e->next_free);
+		if (!r)
+			r = blk_flush(e->file);
+		if (!r)
+			atomic_store(&e->stale_end, false);
+	}
+	pthread_mutex_unlock(&e->alloc_lock);
+	return r;
+}
+
 static int append_grain(struct vmdk_extent *e, uint64_t g, const void *packed, size_t len)
 {
 	static const uint8_t zeroes[SECTOR];
@@ -384,7 +404,9 @@ static int append_grain(struct vmdk_extent *e, uint64_t g, const void *packed, s
 
 	le64_store(marker, g * e->grain / SECTOR);
 	le32_store(marker + 8, (uint32_t)len);
-	r = vmdk_alloc(e, whole, false, &off);
+	r = cut_stale_end(e);
+	if (!r)
+		r = vmdk_alloc(e, whole, false, &off);
 	if (!r)
 		r = blk_writev(e->file, iov, 3, off);
 	if (!r)
@@ -590,34 +612,21 @@ static uint64_t tail_len(const struct vmdk_extent *e, const struct vmdk_writebac
 	return len;
 }
 
-/* What a crash left behind the tail goes, unless grains were put there meanwhile: those have a
- * flush of their own before them. */
-static int end_file(struct vmdk_extent *e, uint64_t end)
-{
-	int r = 0;
-
-	pthread_mutex_lock(&e->alloc_lock);
-	if (e->next_free == end && blk_size(e->file) > end)
-		r = blk_resize(e->file, end);
-	pthread_mutex_unlock(&e->alloc_lock);
-	return r;
-}
-
 static int write_tail(struct vmdk_extent *e, const struct vmdk_writeback *w, uint32_t *places,
 		      uint64_t *gd_off)
 {
-	uint64_t len = tail_len(e, w), off, end;
+	uint64_t len = tail_len(e, w), off = 0, end;
 	unsigned i = 0;
-	int r = vmdk_alloc(e, len, false, &off);
+	int r = cut_stale_end(e);
 
+	if (!r)
+		r = vmdk_alloc(e, len, false, &off);
 	end = off + len;
 	while (!r && i < w->nr)
 		r = write_some_tables(e, w, &i, places, &off);
 	*gd_off = off + SECTOR;
 	if (!r)
 		r = write_directory(e, w, places, off);
-	if (!r)
-		r = end_file(e, end);
 	if (!r)
 		r = blk_flush(e->file);
 	if (!r)
@@ -773,6 +782,8 @@ int vmdk_stream_rebuild(struct vmdk_extent *e, struct error *err)
 		 "%s: the end with the grain directory is missing; %llu grains were found by their "
 		 "markers%s",
 		 e->name, (unsigned long long)s.nr_grains, s.nr_bad ? ", others are damaged" : "");
+	e->tail_missing = true;
 	e->next_free = s.good_end;
+	e->stale_end = s.good_end < blk_size(e->file);
 	return 0;
 }

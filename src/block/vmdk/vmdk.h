@@ -153,6 +153,7 @@ struct vmdk_extent {
 	bool tail_missing;  /* what the tables say is not in the file's tail; map_lock */
 	bool header_has_gd; /* the header does not say that the directory is at the end */
 	bool rebuilt;
+	_Atomic bool stale_end;     /* the file goes on behind next_free, with nothing of use */
 	pthread_mutex_t cache_lock; /* guards the unpacked grains */
 	struct vmdk_unpacked *unpacked;
 	unsigned nr_unpacked;
