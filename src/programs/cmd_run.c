@@ -2,6 +2,7 @@
 #include "programs/hv.h"
 #include "programs/run_control.h"
 #include "programs/run_options.h"
+#include "programs/run_placement.h"
 #include "vm/save.h"
 
 #include <stdio.h>
@@ -75,6 +76,21 @@ static int run_vm(struct run_options *o)
 	return exit_status(&res);
 }
 
+static int run_in_share(struct run_options *o)
+{
+	struct cgroup_child child;
+	struct error err = {""};
+	int r;
+
+	if (cgroup_cpu_enter(&child, &o->share, &err) < 0) {
+		fprintf(stderr, "hv run: --cpu-weight, --cpu-max: %s\n", err.msg);
+		return HV_EXIT_FAILED;
+	}
+	r = run_vm(o);
+	cgroup_cpu_leave(&child);
+	return r;
+}
+
 /* The board of a saved VM in place of options. */
 static int prepare(struct run_options *o, struct vm_saved **saved)
 {
@@ -105,7 +121,9 @@ int cmd_run(int argc, char **argv)
 		return r;
 	r = prepare(&o, &saved);
 	if (!r)
-		r = run_vm(&o);
+		r = placement_check(&o);
+	if (!r)
+		r = run_in_share(&o);
 	vm_saved_close(saved);
 	return r;
 }

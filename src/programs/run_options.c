@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "programs/hv.h"
+#include "programs/run_placement.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -18,7 +19,9 @@ static void print_help(void)
 	       "  --initrd FILE         initial RAM disk; for multiboot: 'FILE ARGS,FILE ARGS'\n"
 	       "  --append TEXT         kernel command line\n"
 	       "  --cpus N              virtual CPUs, 1 to %d (1)\n"
-	       "  --memory SIZE         guest memory: 512M, 2G; a plain number is MiB (512M)\n"
+	       "  --memory SIZE[,hugepages=on|2M|1G][,prealloc=on][,lock=on]\n"
+	       "          [,numa=NODES][,numa-policy=bind|prefer|interleave]\n"
+	       "                        guest memory: 512M, 2G; a plain number is MiB (512M)\n"
 	       "  --cpu MODEL           CPU model: base, max, or base,+avx2,-aes (max)\n"
 	       "  --engine NAME         auto, kvm or soft (auto)\n"
 	       "  --profile NAME        pc, or micro: a board with only what a Linux that is "
@@ -38,6 +41,13 @@ static void print_help(void)
 	       "  --testdev             ports and memory for public CPU test suites (see "
 	       "hv-run(1))\n"
 	       "  --debugcon            bytes written to port 0xE9 appear on standard output\n\n"
+	       "Place on the host:\n"
+	       "  --cpu-pin LIST        virtual CPU n runs on the nth host CPU of a list (0-3,8)\n"
+	       "  --cpu-pin VCPUS=LIST  these (a list, or all) run on any of the host CPUs\n"
+	       "  --sched POLICY        of the CPUs' threads: other, batch, idle, fifo:PRIO, "
+	       "rr:PRIO\n"
+	       "  --cpu-weight N        share of CPU time beside others, 1 to 10000 (cgroup v2)\n"
+	       "  --cpu-max PERCENT     at most this much of one CPU, 250 = two and a half\n\n"
 	       "Running:\n"
 	       "  --control unix=PATH   a control socket: see hv-control(1)\n"
 	       "  --resume FILE         go on with a VM that was saved through its control socket\n"
@@ -160,16 +170,6 @@ static int parse_amount(const char *option, const char *arg, uint64_t min, uint6
 			   (unsigned long long)min, (unsigned long long)max);
 }
 
-static int parse_memory(struct run_options *o, const char *arg)
-{
-	uint64_t bytes;
-
-	if (parse_size(arg, MiB, &bytes) < 0 || bytes < MiB || bytes % MiB || bytes > 4096 * GiB)
-		return usage_error("run", "--memory: '%s' is not a size such as 512M or 2G", arg);
-	o->vm.memory = bytes;
-	return 0;
-}
-
 static int parse_profile(struct run_options *o, const char *arg)
 {
 	if (strcmp(arg, "pc") && strcmp(arg, "micro"))
@@ -217,6 +217,10 @@ enum {
 	OPT_RESUME,
 	OPT_PAUSED,
 	OPT_PROFILE,
+	OPT_CPU_PIN,
+	OPT_SCHED,
+	OPT_CPU_WEIGHT,
+	OPT_CPU_MAX,
 };
 
 static const struct option long_options[] = {
@@ -228,6 +232,10 @@ static const struct option long_options[] = {
 	{"cpu", required_argument, NULL, OPT_CPU},
 	{"engine", required_argument, NULL, OPT_ENGINE},
 	{"profile", required_argument, NULL, OPT_PROFILE},
+	{"cpu-pin", required_argument, NULL, OPT_CPU_PIN},
+	{"sched", required_argument, NULL, OPT_SCHED},
+	{"cpu-weight", required_argument, NULL, OPT_CPU_WEIGHT},
+	{"cpu-max", required_argument, NULL, OPT_CPU_MAX},
 	{"disk", required_argument, NULL, OPT_DISK},
 	{"net", required_argument, NULL, OPT_NET},
 	{"serial", required_argument, NULL, OPT_SERIAL},
@@ -275,6 +283,14 @@ static int parse_option(struct run_options *o, int c, char *arg)
 		return parse_engine(o, arg);
 	case OPT_PROFILE:
 		return parse_profile(o, arg);
+	case OPT_CPU_PIN:
+		return parse_cpu_pin(o, arg);
+	case OPT_SCHED:
+		return parse_sched(o, arg);
+	case OPT_CPU_WEIGHT:
+		return parse_cpu_weight(o, arg);
+	case OPT_CPU_MAX:
+		return parse_cpu_max(o, arg);
 	case OPT_DISK:
 		return parse_disk(o, arg);
 	case OPT_NET:

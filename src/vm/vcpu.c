@@ -217,7 +217,10 @@ int vcpu_start(struct vcpu *v, struct error *err)
 	pthread_mutex_unlock(&v->lock);
 	snprintf(name, sizeof(name), "vcpu %u", v->index);
 	pthread_setname_np(v->thread, name);
-	return 0;
+	r = host_thread_pin(v->thread, &v->vm->cfg.pin[v->index], err);
+	if (r == 0)
+		r = host_thread_schedule(v->thread, &v->vm->cfg.sched, err);
+	return r < 0 ? err_wrap(err, r, "cpu %u", v->index) : 0;
 }
 
 void vcpu_join(struct vcpu *v)

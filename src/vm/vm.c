@@ -303,6 +303,16 @@ static int vm_create_machine(struct vm *vm, struct error *err)
 	return machine_create(&vm->machine, &cfg, err);
 }
 
+/* A page of the huge-page pool that is missing on a node would be a SIGBUS later, so with both they
+ * are had now. */
+static int vm_hold_memory(struct vm *vm, struct error *err)
+{
+	struct mem_hold hold = vm->cfg.hold;
+
+	hold.prealloc |= vm->cfg.huge_page && hold.numa != MEM_NUMA_NONE;
+	return mem_hold(vm->mem, &hold, err);
+}
+
 static int vm_create_cpus(struct vm *vm, struct error *err)
 {
 	struct engine_vm_config cfg = {
@@ -348,11 +358,13 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (r < 0)
 		return r;
 	vm_watch_signals(vm);
-	r = mem_create(&vm->mem, err);
+	r = mem_create_huge(&vm->mem, vm->cfg.huge_page, err);
 	if (r == 0)
 		r = vm_choose_cpu(vm, err);
 	if (r == 0)
 		r = vm_create_machine(vm, err);
+	if (r == 0)
+		r = vm_hold_memory(vm, err);
 	if (r == 0)
 		r = vm_devices_create(vm, err);
 	if (r < 0)

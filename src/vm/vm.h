@@ -8,6 +8,8 @@
 
 #include "base/types.h"
 #include "engine/engine.h"
+#include "host/placement.h"
+#include "mem/mem.h"
 
 struct error;
 struct evloop;
@@ -37,7 +39,11 @@ struct vm_config {
 	const char *engine_options; /* what followed the comma in --engine, or "" */
 	const char *cpu;            /* CPU model, "max" */
 	unsigned cpus;
-	uint64_t memory; /* bytes, a multiple of 1 MiB */
+	uint64_t memory;    /* bytes, a multiple of 1 MiB */
+	uint64_t huge_page; /* memory of the host's huge pages, 0 or their size in bytes */
+	struct mem_hold hold;
+	struct host_cpus pin[VM_MAX_CPUS]; /* where each CPU's thread may run; none: anywhere */
+	struct host_sched sched;           /* of the CPUs' threads */
 
 	const char *kernel, *initrd, *append; /* initrd and append may be NULL */
 
