@@ -3,15 +3,16 @@
  * Compressing and expanding happen without any lock; contexts are kept for the next caller. */
 #include "block/qcow2/pack.h"
 
+#include "block/entropy.h"
 #include "block/qcow2/qcow2.h"
 
 #include <libdeflate.h>
 #include <stdlib.h>
 #include <zstd.h>
 
-/* Level 6 of libdeflate takes a quarter of the time of zlib's default and packs closer; zstd's own
- * default is what other writers of this format use. */
-enum { DEFLATE_LEVEL = 6, ZSTD_LEVEL = ZSTD_CLEVEL_DEFAULT };
+/* Other writers of this format use zlib's level 6 with a window of 4 KiB only: libdeflate's level 2,
+ * with 32 KiB, packs closer in a seventh of the time.  zstd's own default is what they use. */
+enum { DEFLATE_LEVEL = 2, ZSTD_LEVEL = ZSTD_CLEVEL_DEFAULT };
 
 struct q_codec {
 	struct libdeflate_decompressor *inflate;
@@ -155,6 +156,8 @@ size_t q_pack_bound(const struct blk *b)
 static size_t deflate_cluster(struct q_codec *c, const void *data, size_t len, void *out,
 			      size_t cap)
 {
+	if (blk_looks_random(data, len))
+		return 0;
 	if (!c->deflate)
 		c->deflate = libdeflate_alloc_compressor(DEFLATE_LEVEL);
 	return c->deflate ? libdeflate_deflate_compress(c->deflate, data, len, out, cap) : 0;
