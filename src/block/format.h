@@ -39,7 +39,10 @@ struct blk {
 	int fd;            /* for raw: a file that is open already, or -1; taken */
 	uint64_t dev, ino; /* of the file, to see cycles; 0 when it is none of this host */
 	struct blk_pool *pool;
-	pthread_mutex_t serial; /* held around each driver call unless fmt->parallel */
+	/* Held around each driver call: shared where calls may overlap, alone where not and by what
+	 * changes the whole image (snapshots, the backing file).  Guards `backing`. */
+	pthread_rwlock_t use;
+	bool shared_use; /* calls overlap, and there is something to guard against */
 };
 
 struct blk_format {

@@ -224,14 +224,19 @@ int blk_check(struct blk *b, struct blk_check *c, struct error *err)
 	return b->fmt->check(b, c, err);
 }
 
-/* Each of these is one function of the driver, or "not supported". */
+/* Each of these is one function of the driver, with the image to itself, or "not supported". */
 #define DISPATCH(ops, op, words, writes, ...)                                                      \
 	do {                                                                                       \
+		int r_;                                                                            \
+                                                                                                   \
 		if (!(ops) || !(ops)->op)                                                          \
 			return lacks(b, words, err);                                               \
 		if ((writes) && b->info.readonly)                                                  \
 			return refuse_readonly(b, err);                                            \
-		return (ops)->op(b, __VA_ARGS__);                                                  \
+		pthread_rwlock_wrlock(&b->use);                                                    \
+		r_ = (ops)->op(b, __VA_ARGS__);                                                    \
+		pthread_rwlock_unlock(&b->use);                                                    \
+		return r_;                                                                         \
 	} while (0)
 
 int blk_change_backing(struct blk *b, const char *backing, const char *format, struct error *err)

@@ -1,7 +1,8 @@
 /* block/image.h - what people do to disk images beyond reading and writing them.
  *
- * For tools (`hv disk`, import, snapshots); a device needs blk.h alone.  Each call works on an
- * image that nothing else uses meanwhile unless it says otherwise.  Returns 0 or a negative errno
+ * For tools (`hv disk`, import, snapshots); a device needs blk.h alone.  Snapshots, bitmaps and the
+ * backing file may be changed while other threads read and write: they wait.  For everything else
+ * nothing else uses the image meanwhile.  Returns 0 or a negative errno
  * with the sentence in *err; -ENOTSUP when the format has no such thing. */
 #pragma once
 
@@ -129,6 +130,9 @@ int blk_bitmap_query(struct blk *b, const char *name, uint64_t off, uint64_t *le
 
 /* Name another backing file (NULL: none) in the image, without looking at either's content. */
 int blk_change_backing(struct blk *b, const char *backing, const char *format, struct error *err);
+/* Put another disk under b, which has one, and hand back the old one.  Both must read the same
+ * wherever b shows them.  b may be in use; the caller closes what comes back. */
+struct blk *blk_swap_backing(struct blk *b, struct blk *backing);
 /* Forget all data of this layer: afterwards everything comes from the backing file. */
 int blk_make_empty(struct blk *b, struct error *err);
 /* Change options of an existing image (qemu-img amend). */

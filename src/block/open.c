@@ -87,6 +87,17 @@ static int probe_file(struct blk *file, const struct blk_format **out, struct er
 
 /* ---- one disk ---- */
 
+/* Who wants the image alone is not kept out for ever by a guest's steady reads. */
+static void use_init(struct blk *b)
+{
+	pthread_rwlockattr_t attr;
+
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&b->use, &attr);
+	pthread_rwlockattr_destroy(&attr);
+}
+
 static int blk_alloc(struct blk **out, const struct blk_format *fmt, unsigned flags,
 		     struct error *err)
 {
@@ -100,11 +111,11 @@ static int blk_alloc(struct blk **out, const struct blk_format *fmt, unsigned fl
 	b->fd = -1;
 	b->info.format = fmt->name;
 	b->info.block_size = 512;
-	pthread_mutex_init(&b->serial, NULL);
+	use_init(b);
 	if (!(flags & BLK_NO_POOL)) {
 		r = blk_pool_create(&b->pool, blk_run_request, err);
 		if (r < 0) {
-			pthread_mutex_destroy(&b->serial);
+			pthread_rwlock_destroy(&b->use);
 			free(b);
 			return r;
 		}
@@ -116,7 +127,7 @@ static int blk_alloc(struct blk **out, const struct blk_format *fmt, unsigned fl
 static void blk_free(struct blk *b)
 {
 	blk_pool_destroy(b->pool);
-	pthread_mutex_destroy(&b->serial);
+	pthread_rwlock_destroy(&b->use);
 	blk_close(b->backing);
 	blk_close(b->file);
 	blk_refs_put(b->refs);
@@ -133,6 +144,8 @@ static void settle_info(struct blk *b)
 	if (!b->fmt->writev)
 		b->flags |= BLK_READONLY;
 	b->info.readonly = b->flags & BLK_READONLY;
+	b->shared_use = b->fmt->parallel && (b->backing || b->fmt->change_backing ||
+					     b->fmt->snapshots || b->fmt->bitmaps);
 	assert(b->info.size <= INT64_MAX); /* offsets fit an off_t; drivers see to it */
 }
 
