@@ -85,7 +85,13 @@ static int open_backing(struct qcow2 *q, struct error *err)
 	struct blk *b = q->b;
 	const char *format = q->h.backing_format;
 
-	if (!q->h.backing || !*q->h.backing || (b->flags & (BLK_NO_BACKING | BLK_CHECKING)))
+	if (!q->h.backing || !*q->h.backing)
+		return 0;
+	b->backing_name = strdup(q->h.backing);
+	b->backing_format = format ? strdup(format) : NULL;
+	if (!b->backing_name || (format && !b->backing_format))
+		return err_errno(err, ENOMEM, "'%s'", b->path);
+	if (b->flags & (BLK_NO_BACKING | BLK_CHECKING))
 		return 0;
 	return blk_ref_open(b, q->h.backing, format ? format : "auto", BLK_READONLY | BLK_NO_POOL,
 			    &b->backing, err);

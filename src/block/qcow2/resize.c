@@ -96,6 +96,15 @@ static int shrink(struct qcow2 *q, uint64_t size)
 	return r < 0 ? r : q_settle(q);
 }
 
+/* Entries of old do not tell the size of their disk: it was that of the image until now. */
+static int know_snapshot_sizes(struct qcow2 *q)
+{
+	for (uint32_t i = 0; i < q->nr_snaps; i++)
+		if (q->snaps[i].extra_len < 16)
+			return q_snapshots_write(q);
+	return 0;
+}
+
 static int resize_locked(struct qcow2 *q, uint64_t size)
 {
 	int r;
@@ -104,9 +113,9 @@ static int resize_locked(struct qcow2 *q, uint64_t size)
 		return 0;
 	if (size % Q_SECTOR)
 		return -EINVAL;
-	if (q->h.version < 3 && q->nr_snaps)
-		return -ENOTSUP; /* its snapshots do not know their size */
-	r = q_bitmaps_resize(q, size);
+	r = know_snapshot_sizes(q);
+	if (!r)
+		r = q_bitmaps_resize(q, size);
 	if (!r && q->raw_data)
 		r = blk_resize(q->data, size);
 	if (r < 0)
