@@ -299,8 +299,8 @@ int disk_main_info(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return disk_usage(&cli, "name one image");
-	if (disk_open(&cli, &b, argv[optind], format, BLK_READONLY | (chain ? 0 : BLK_NO_BACKING),
-		      NULL, &err) < 0)
+	if (disk_open(&cli, &b, argv[optind], format,
+		      BLK_READONLY | (chain ? 0 : BLK_NO_BACKING | BLK_CHECKING), NULL, &err) < 0)
 		return disk_fail(&cli, &err);
 	print_chain(&cli, b, chain);
 	blk_close(b);

@@ -141,7 +141,15 @@ int vmdk_open_parent(struct vmdk *v, struct error *err)
 {
 	int r;
 
-	if (!v->desc.text || v->desc.parent_cid == CID_NONE || v->b->flags & BLK_NO_BACKING)
+	if (!v->desc.text || v->desc.parent_cid == CID_NONE)
+		return 0;
+	if (v->desc.parent_hint) {
+		v->b->backing_name = strdup(v->desc.parent_hint);
+		v->b->backing_format = strdup("vmdk");
+		if (!v->b->backing_name || !v->b->backing_format)
+			return err_errno(err, ENOMEM, "'%s'", v->b->path);
+	}
+	if (v->b->flags & BLK_NO_BACKING)
 		return 0;
 	r = find_parent(v, err);
 	return r < 0 ? r : check_cid(v, err);
