@@ -104,6 +104,7 @@ struct engine_stats {
 	 * from block to block made direct, times all were given up for room, single instructions
 	 * left to the interpreter, times translated code was entered. */
 	uint64_t blocks_translated, xblocks_dropped, links, evictions, interp_calls, entries;
+	uint64_t compared; /* lockstep: instructions that came out the same both ways */
 };
 
 /* --- interrupt chips inside an engine -----------------------------------------------------------

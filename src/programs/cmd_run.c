@@ -24,6 +24,23 @@ static void print_stats(const struct vm_result *r)
 		(unsigned long long)s->exceptions);
 }
 
+/* What a translator did; nothing when there was none. */
+static void print_translator_stats(const struct engine_stats *s)
+{
+	if (!s->evictions)
+		return;
+	fprintf(stderr,
+		"stats: %llu blocks translated, %llu dropped, %llu links, %llu times all were "
+		"given "
+		"up; %llu entries, %llu instructions interpreted\n",
+		(unsigned long long)s->blocks_translated, (unsigned long long)s->xblocks_dropped,
+		(unsigned long long)s->links, (unsigned long long)s->evictions - 1,
+		(unsigned long long)s->entries, (unsigned long long)s->interp_calls);
+	if (s->compared)
+		fprintf(stderr, "stats: %llu instructions compared\n",
+			(unsigned long long)s->compared);
+}
+
 static int exit_status(const struct vm_result *r)
 {
 	switch (r->end) {
@@ -73,6 +90,7 @@ static int run_vm(struct run_options *o)
 		fprintf(stderr, "hv run: stopped after %u s (--timeout)\n", o->vm.timeout_s);
 	if (o->stats)
 		print_stats(&res);
+	print_translator_stats(&res.stats);
 	return exit_status(&res);
 }
 

@@ -445,6 +445,13 @@ static void vm_sum_stats(struct vm *vm)
 		sum->exits_pio += one.exits_pio;
 		sum->interrupts += one.interrupts;
 		sum->exceptions += one.exceptions;
+		sum->blocks_translated += one.blocks_translated;
+		sum->xblocks_dropped += one.xblocks_dropped;
+		sum->links += one.links;
+		sum->evictions += one.evictions;
+		sum->interp_calls += one.interp_calls;
+		sum->entries += one.entries;
+		sum->compared += one.compared;
 	}
 }
 

@@ -91,6 +91,14 @@ def case_boot(kernel='vmlinux'):
     expect_end(Guest('test=none', kernel, crypto_tests=kernel != 'vmlinux'), f'INIT-OK cpus={cpus()} ')
 
 
+def case_lockstep():
+    """Each block interpreted and translated; hv aborts at the first difference."""
+    g = Guest('quiet test=none')
+    expect_end(g, f'INIT-OK cpus={cpus()} ')
+    m = re.search(r'(\d+) instructions compared', g.said)
+    ok('100 million instructions came out the same', m and int(m[1]) >= 100_000_000, g.said)
+
+
 def case_clock():
     g = Guest('test=clock')
     expect_end(g, 'CLOCKSOURCE ')
@@ -314,7 +322,7 @@ def case_other(name):
 
 cases = {
     'boot': case_boot, 'bzimage': lambda: case_boot('vmlinuz'), 'clock': case_clock, 'load': case_load,
-    'reboot': case_reboot, 'panic': case_panic, 'messages': case_messages, 'memory': case_memory,
+    'reboot': case_reboot, 'panic': case_panic, 'messages': case_messages, 'memory': case_memory, 'lockstep': case_lockstep,
     'devices': case_devices, 'five-levels': case_five_levels,
     'restart': lambda: case_restart(RESTART_WAYS[:1]), 'restart-all': lambda: case_restart(RESTART_WAYS),
     'options': lambda: case_options(OPTIONS[:8]), 'options-all': lambda: case_options(OPTIONS[8:]),

@@ -344,7 +344,9 @@ static __attribute__((noinline, hot)) void run_translated(struct cpu *cpu)
 		struct block *b = block_lookup(cpu);
 		struct xblock *xb = xlat_lookup(cpu, b);
 
-		if (likely(xb))
+		if (unlikely(xb && xlat_is_lockstep(cpu)))
+			xlat_lockstep(cpu, xb);
+		else if (likely(xb))
 			xlat_enter(cpu, xb);
 		else
 			run_insns(cpu, b->insns, b->nr);

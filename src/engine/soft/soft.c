@@ -132,6 +132,8 @@ static int parse_option(struct xlat_config *c, char *opt, struct error *err)
 		c->on = value[1] == 't';
 	else if (!strcmp(opt, "flags=exact"))
 		c->exact = true;
+	else if (!strcmp(opt, "lockstep"))
+		c->lockstep = true;
 	else if (!strcmp(opt, "count"))
 		c->count = true;
 	else if (!strncmp(opt, "hot=", 4) && opt[4] >= '0' && opt[4] <= '9' && !opt[5])
@@ -143,7 +145,8 @@ static int parse_option(struct xlat_config *c, char *opt, struct error *err)
 	else
 		return err_set(err, EINVAL,
 			       "engine soft: unknown option '%s', known: tier=interp, "
-			       "tier=translate, flags=exact, count, hot=0..9, dump=FILE, perf=FILE",
+			       "tier=translate, flags=exact, lockstep, count, hot=0..9, dump=FILE, "
+			       "perf=FILE",
 			       opt);
 	return 0;
 }

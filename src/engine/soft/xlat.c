@@ -46,27 +46,35 @@ static uint32_t xlat_key(const struct cpu *cpu)
 	return cpu->mode_key | cpu->vec->deny_key << 8;
 }
 
-static void analyse(struct xgen *g)
+/* False: there is nothing to translate. */
+static bool analyse(struct xgen *g)
 {
 	uint16_t live;
 
 	g->next_rip = g->lin;
-	for (unsigned i = 0; i < g->b->nr; i++) {
+	for (unsigned i = 0; i < g->nr; i++) {
 		const struct insn *in = &g->b->insns[i];
 
 		g->next_rip += in->len;
 		g->info[i].kind = xlat_insn_kind(g, in);
+		if (g->x->cfg.lockstep && g->info[i].kind == XLAT_INTERP) {
+			g->nr = i;
+			break;
+		}
+		g->xb->uses_vec |= g->info[i].kind == XLAT_VEC;
 		xlat_flags_of(g, in, &g->info[i]);
 	}
+	g->xb->nr = (uint8_t)g->nr;
 	live = xlat_liveness(g);
 	g->xb->flags_in = xlat_flags_in(g, live);
+	return g->nr;
 }
 
 static void generate(struct xgen *g)
 {
 	xlat_entries(g);
 	g->next_rip = g->lin;
-	for (unsigned i = 0; i < g->b->nr; i++) {
+	for (unsigned i = 0; i < g->nr; i++) {
 		const struct insn *in = &g->b->insns[i];
 		unsigned slow = g->nr_slow;
 
@@ -119,12 +127,14 @@ static struct xblock *translate(struct cpu *cpu, struct block *b)
 	g->x = x;
 	g->cpu = cpu;
 	g->b = b;
+	g->nr = b->nr;
 	g->lin = cpu->rip;
 	g->xb = xblock_new(x, b, g->lin);
 	g->xb->page = xlat_page(x, b, g->lin);
 	g->nr_slow = 0;
 	g->vec_checked = g->ended = false;
-	analyse(g);
+	if (!analyse(g))
+		return NULL;
 	g->p = x->rw + x->hot_used;
 	g->xb->code = (uint32_t)x->hot_used;
 	generate(g);
@@ -190,9 +200,12 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 			return NULL;
 		}
 		xb = translate(cpu, b);
+		if (!xb)
+			return NULL;
 	}
 	admit(cpu, xb);
-	xlat_jump_set(cpu->xlat, xb);
+	if (!cpu->xlat->cfg.lockstep)
+		xlat_jump_set(cpu->xlat, xb);
 	return xb;
 }
 
@@ -200,15 +213,25 @@ void xlat_enter(struct cpu *cpu, struct xblock *xb)
 {
 	struct xlat *x = cpu->xlat;
 
-	if (x->from)
+	if (x->from && !x->cfg.lockstep)
 		xlat_link(x, x->from, xb);
 	x->from = NULL;
 	xlat_settle(cpu);
+	cpu->stats.entries++;
 	x->from = x->enter(x_rx(x, xb->plain));
 	if (VEC_EAGER_RELEASE)
 		vec_release(cpu);
-	if (x->from)
+	if (unlikely((uintptr_t)x->from == XLAT_FOUND)) {
+		x->from = NULL;
+		cpu->rip = x->expected;
+	} else if (x->from) {
 		cpu->rip = x->from->target;
+	}
+}
+
+bool xlat_is_lockstep(const struct cpu *cpu)
+{
+	return unlikely(cpu->xlat->cfg.lockstep);
 }
 
 void xlat_attach(struct cpu *cpu)

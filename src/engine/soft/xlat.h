@@ -17,6 +17,7 @@ struct xblock;
 struct xlat_config {
 	bool on;
 	bool exact;       /* flags are right in every frame, also those nobody will read */
+	bool lockstep;    /* each block is interpreted too, and the outcome compared */
 	bool count;       /* engine_stats.insns is right */
 	uint8_t hot;      /* times a block is interpreted before it is translated */
 	const char *dump; /* file for translated blocks beside their source, or NULL */
@@ -39,6 +40,11 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b);
 /* Run translated code from xb on.  Returns with cpu->rip at the next instruction to run.  Where the
  * code before ended in a jump to xb, that jump leads here from now on. */
 void xlat_enter(struct cpu *cpu, struct xblock *xb);
+
+/* Run xb and nothing else, both ways: xlat_lockstep.c. */
+void xlat_lockstep(struct cpu *cpu, struct xblock *xb);
+/* Are blocks to be run by xlat_lockstep? */
+bool xlat_is_lockstep(const struct cpu *cpu);
 
 /* All decoded blocks are about to go. */
 void xlat_flush(struct cpu *cpu);

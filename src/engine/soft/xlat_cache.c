@@ -123,6 +123,8 @@ int xlat_create(struct cpu *cpu, const struct xlat_config *cfg, struct error *er
 	e = code_create(x, err);
 	if (!e && (e = xlat_dump_open(x, err)) < 0)
 		munmap(x->rw, x->size);
+	if (!e && cfg->lockstep && !(x->lockstep = calloc(1, xlat_lockstep_size)))
+		e = err_errno(err, ENOMEM, "translator of vCPU %u", cpu->index);
 	if (e < 0) {
 		free(x->gen);
 		free(x);
@@ -146,6 +148,7 @@ void xlat_destroy(struct cpu *cpu)
 	xlat_signal_detach(cpu);
 	xlat_dump_close(x);
 	munmap(x->rw, x->size);
+	free(x->lockstep);
 	free(x->gen);
 	free(x);
 	cpu->xlat = NULL;
@@ -324,6 +327,14 @@ static unsigned jump_index(uint64_t lin)
 void xlat_jump_set(struct xlat *x, struct xblock *xb)
 {
 	x->jump[jump_index(xb->lin)] = (struct xlat_jump){xb->lin, x_rx(x, xb->guarded)};
+}
+
+void xlat_jump_expect(struct xlat *x, uint64_t lin)
+{
+	if (x->expected != lin)
+		x->jump[jump_index(x->expected)].lin = 1;
+	x->expected = lin;
+	x->jump[jump_index(lin)] = (struct xlat_jump){lin, x_rx(x, x->leave_found)};
 }
 
 static void jump_drop(struct xlat *x, const struct xblock *xb)

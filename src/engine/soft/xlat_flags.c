@@ -68,7 +68,7 @@ uint16_t xlat_liveness(struct xgen *g)
 {
 	uint16_t live = FLAGS_ALL;
 
-	for (unsigned i = g->b->nr; i--;) {
+	for (unsigned i = g->nr; i--;) {
 		struct xinfo *f = &g->info[i];
 
 		f->live = live;
@@ -97,7 +97,7 @@ uint8_t xlat_flags_in(struct xgen *g, uint16_t live)
 {
 	if (!live)
 		return 0;
-	for (unsigned i = 0; i < g->b->nr; i++) {
+	for (unsigned i = 0; i < g->nr; i++) {
 		const struct xinfo *f = &g->info[i];
 
 		if (f->clobber)

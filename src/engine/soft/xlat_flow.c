@@ -43,7 +43,7 @@ static void count_insns(struct xgen *g)
 	const struct xmem n = XMEM_CPU(g, stats.insns);
 
 	x_load(g, T0, &n);
-	x_lea(g, T0, &(struct xmem){.base = T0, .index = H_NONE, .disp = g->b->nr});
+	x_lea(g, T0, &(struct xmem){.base = T0, .index = H_NONE, .disp = (int32_t)g->nr});
 	x_store(g, &n, T0);
 }
 

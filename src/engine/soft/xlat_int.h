@@ -11,6 +11,7 @@
  *   xlat_cache.c   code memory, pages, links, dropping what is stale
  *   xlat_signal.c  host faults
  *   xlat_dump.c    listings
+ *   xlat_lockstep.c comparing with the interpreter
  *
  * Registers.  Guest RAX..RDI but RSP, and R8..R12 are the host's.  Guest RSP is host R15.  Guest
  * R13..R15 stay in struct cpu.  Host R13 and R14 are scratch (T0, T1), host RSP is C's stack, GS
@@ -97,8 +98,8 @@ struct xblock {
 	 * same page, FL_MEM, checks events.  checked: as plain, checks events.  plain: flags_in. */
 	uint32_t guarded, mem, checked, plain;
 	uint8_t flags_in; /* FL_HOST, FL_MEM, or 0: no flag is read */
-	bool dead;
-	uint8_t nr;           /* of sites */
+	bool dead, uses_vec;
+	uint8_t nr;           /* of sites: instructions translated, the first ones of b */
 	struct xexit *in;     /* linked here */
 	struct xexit exit[3]; /* falls through, jumps, refuses */
 	struct xsite site[];
@@ -117,6 +118,7 @@ struct xpage {
 
 enum {
 	XLAT_JUMP_ENTRIES = 8192,
+	XLAT_FOUND = 1, /* in place of an exit: xlat.expected was reached */
 	XLAT_PAGE_HEADS = 4096,
 	/* Most that one block may need. */
 	XLAT_MAX_HOT = 16384,
@@ -148,7 +150,9 @@ struct xlat {
 	size_t nr_order;
 	/* thunks */
 	struct xexit *(*enter)(const void *code);
-	uint32_t leave, interp, interp_end;
+	uint32_t leave, interp, interp_end, leave_found;
+	struct xlat_lockstep *lockstep;
+	uint64_t expected; /* xlat_jump_expect */
 	int dump_fd, perf_fd;
 	struct xgen *gen;   /* the translation under way */
 	struct xexit *from; /* how translated code was left last; to be linked */
@@ -184,11 +188,12 @@ struct xgen {
 	uint64_t next_rip; /* of the current instruction */
 	uint8_t flags;     /* FL_*: where guest flags are valid now */
 	bool vec_checked;
-	bool ended; /* the last instruction has emitted the way out */
+	bool ended;  /* the last instruction has emitted the way out */
+	unsigned nr; /* instructions of b to translate */
 	unsigned index;
 	unsigned imm; /* bytes of immediate of the instruction being copied */
 	unsigned nr_slow;
-	struct xslow slow[3 * BLOCK_MAX_INSNS + 4];
+	struct xslow slow[4 * BLOCK_MAX_INSNS + 4];
 	struct xinfo info[BLOCK_MAX_INSNS];
 };
 
@@ -312,6 +317,9 @@ void xlat_room(struct xlat *x); /* for one more block; may flush */
 struct xblock *xlat_block_of(const struct xsite *s);
 void xlat_dump_block(struct xlat *x, const struct xblock *xb);
 void xlat_jump_clear(struct xlat *x);
+/* The only target in the jump table is lin, and going there leaves translated code. */
+void xlat_jump_expect(struct xlat *x, uint64_t lin);
+extern const size_t xlat_lockstep_size;
 void xlat_signal_attach(struct cpu *cpu);
 void xlat_signal_detach(struct cpu *cpu);
 int xlat_dump_open(struct xlat *x, struct error *err);

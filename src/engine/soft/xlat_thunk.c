@@ -1,6 +1,7 @@
 /* engine/soft/xlat_thunk.c - the few pieces of hand-made code between C and translated code.
  *
  *   enter       C calls it with the address to go to: saves C's registers, loads the guest's
+ *   leave_found the same with XLAT_FOUND: lockstep's only entry of the jump table
  *   leave       T0 = struct xexit *: stores the guest's registers, returns it to enter's caller
  *   interp      called with T0 = struct xsite *: stores the guest's registers, has the instruction
  *               interpreted, loads them again and returns; or leaves, if C says so
@@ -100,6 +101,13 @@ static void emit_leave(struct xgen *g)
 	emit_return(g);
 }
 
+/* Reached through the jump table, whose only entry is xlat.expected. */
+static void emit_leave_found(struct xgen *g)
+{
+	x_mov_imm(g, T0, XLAT_FOUND);
+	emit_leave(g);
+}
+
 /* rax = xlat_interp_one(cpu, T0).  RBX: the stack pointer, which C wants aligned. */
 static void call_interp(struct xgen *g)
 {
@@ -145,6 +153,8 @@ void xlat_thunks(struct xlat *x)
 	g->p = x->rw;
 	x->enter = (struct xexit * (*)(const void *))(uintptr_t)x_rx(x, x_offset(g));
 	emit_enter(g);
+	x->leave_found = x_offset(g);
+	emit_leave_found(g);
 	x->leave = x_offset(g);
 	emit_leave(g);
 	x->interp = x_offset(g);
