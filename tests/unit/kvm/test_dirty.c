@@ -185,6 +185,8 @@ TEST(a_running_guests_writes_are_never_missed)
 		g->state.gpr[X86_RBX] = 0x280000;
 		kg_load(g);
 		CHECK_EQ(0, pthread_create(&t, NULL, spin_run, g));
+		while (!kg_get64(g, 0x280000))
+			usleep(1000);
 		for (unsigned n = 0; n < 50; n++) {
 			b = fetch(g);
 			if (has(&b, 0x280))

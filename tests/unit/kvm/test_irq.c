@@ -29,6 +29,17 @@ static void run_to_end(struct kg *g, const uint8_t *code, size_t len)
 	CHECK_EQ(KG_CODE + len, g->state.rip);
 }
 
+/* Again and again, until `n` handlers have run: the kernel may deliver from a thread of its own. */
+static void run_to_vector(struct kg *g, unsigned n)
+{
+	while (g->machine[0].nr_vectors < n) {
+		kg_state_long(&g->state);
+		run_to_end(g, open_and_wait, sizeof(open_and_wait));
+		usleep(100);
+	}
+	CHECK_EQ(n, g->machine[0].nr_vectors);
+}
+
 /* --- our own chips -----------------------------------------------------------------------------
  */
 
@@ -224,14 +235,11 @@ TEST(a_descriptor_interrupts_and_can_be_routed_anew)
 	kg_enable_lapic(g, 0);
 	CHECK_EQ(0, g->e->irq->irqfd_add(g->vm, fd, &src, &handle, &err));
 	signal_fd(fd);
-	run_to_end(g, open_and_wait, sizeof(open_and_wait));
-	CHECK_EQ(1, g->machine[0].nr_vectors);
+	run_to_vector(g, 1);
 	CHECK_EQ(V1, g->machine[0].vectors[0]);
 	CHECK_EQ(0, g->e->irq->irqfd_route(g->vm, handle, msi_to(0), V2));
 	signal_fd(fd);
-	kg_state_long(&g->state);
-	run_to_end(g, open_and_wait, sizeof(open_and_wait));
-	CHECK_EQ(2, g->machine[0].nr_vectors);
+	run_to_vector(g, 2);
 	CHECK_EQ(V2, g->machine[0].vectors[1]);
 	g->e->irq->irqfd_del(g->vm, handle);
 	signal_fd(fd);
@@ -275,8 +283,7 @@ TEST(a_level_descriptor_tells_of_the_end)
 	CHECK_EQ(0, g->e->irq->ioapic_set(g->vm, &io));
 	CHECK_EQ(0, g->e->irq->irqfd_add(g->vm, fd, &src, &handle, &err));
 	signal_fd(fd);
-	run_to_end(g, open_and_wait, sizeof(open_and_wait));
-	CHECK_EQ(1, g->machine[0].nr_vectors);
+	run_to_vector(g, 1);
 	CHECK_EQ(sizeof(n), read(again, &n, sizeof(n)));
 	CHECK_EQ(1, n);
 	g->e->irq->irqfd_del(g->vm, handle);

@@ -356,12 +356,11 @@ TEST(a_halted_cpu_whose_local_apic_is_in_the_kernel_can_be_kicked)
 	kg_load(g);
 	CHECK_EQ(0, pthread_create(&t, NULL, kick_often, &k));
 	/* The first kicks may come before the guest has run at all. */
-	for (unsigned n = 0; n < 1000 && atomic_load(&k.got) < k.want; n++) {
+	while (atomic_load(&k.got) < k.want) {
 		CHECK_EQ(ENGINE_EXIT_KICKED, kg_run(g));
 		if (g->state.mp_state == X86_MP_HALTED)
 			atomic_fetch_add(&k.got, 1);
 	}
-	CHECK_EQ(k.want, atomic_load(&k.got));
 	CHECK_EQ(KG_CODE + 1, g->state.rip);
 	pthread_join(t, NULL);
 	kg_destroy(g);
