@@ -165,6 +165,7 @@ int blk_wrap(struct blk **out, const struct blk_format *fmt, void *priv,
 extern const struct blk_format blk_qcow2;
 extern const struct blk_format blk_vdi;
 extern const struct blk_format blk_vhd;
+extern const struct blk_format blk_vhdx;
 extern const struct blk_format blk_raw;
 extern const struct blk_format blk_vmdk;
 extern const struct blk_format blk_raw_over; /* raw on a file that is not one of this host */

@@ -5,6 +5,7 @@ const struct blk_format *const blk_formats[] = {
 	&blk_qcow2,
 	&blk_vdi,
 	&blk_vhd,
+	&blk_vhdx,
 	&blk_vmdk,
 	&blk_raw, /* last: it takes anything */
 	NULL,
