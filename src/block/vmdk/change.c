@@ -423,7 +423,7 @@ int vmdk_make_empty(struct blk *b, struct error *err)
 	for (unsigned i = 0; i < v->nr_ext && !r; i++)
 		r = v->ext[i].writable ? empty_extent(&v->ext[i]) : -EROFS;
 	if (!r)
-		r = blk_flush(b);
+		r = b->fmt->flush(b);
 	return r < 0 ? err_errno(err, -r, "'%s' cannot be emptied", b->path) : 0;
 }
 
