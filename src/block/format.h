@@ -3,7 +3,8 @@
  * Only blk.c and image.c call these, after they checked: [off, off+len) is inside the disk, len >
  * 0, the iov adds up to len, len <= .max_io when that is set, and nothing writes to a read-only
  * disk. A driver relies on that and checks only what it reads from the image, which is hostile.
- * Calls on one disk never overlap unless .parallel is set.
+ * Calls on one disk never overlap unless .parallel is set.  A driver uses no call of blk.h on
+ * itself, but in open() and resize().
  *
  * A format (.on_file) finds its bytes in b->file, opened before its open() and closed after its
  * close(): it reads and writes them with the calls of blk.h and never sees a descriptor, so the
