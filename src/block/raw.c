@@ -21,13 +21,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { RAW_IOVS = 128, SECTOR = 512 };
+enum { RAW_IOVS = 128, SECTOR = 512, LONG_WRITE = 256 * 1024 };
 
 static struct log_component log_raw = LOG_COMPONENT("raw");
 
 struct raw {
 	int fd;
 	bool is_device;
+	/* Held around long writes to a file.  File systems let one writer in at a time, and those
+	 * who wait spin as long as that one runs: time that the other threads' reading should have.
+	 */
+	pthread_mutex_t long_write;
 	/* What the file system turned out not to support; only ever go to true. */
 	_Atomic bool no_punch, no_zero_range;
 };
@@ -126,6 +130,7 @@ static int raw_take(struct blk *b, int fd, const char *path, struct error *err)
 		return err_errno(err, ENOMEM, "'%s'", path);
 	raw->fd = fd;
 	raw->is_device = S_ISBLK(st.st_mode);
+	pthread_mutex_init(&raw->long_write, NULL);
 	b->priv = raw;
 	b->dev = st.st_dev;
 	b->ino = st.st_ino;
@@ -157,6 +162,7 @@ static void raw_close(struct blk *b)
 {
 	struct raw *raw = b->priv;
 
+	pthread_mutex_destroy(&raw->long_write);
 	close(raw->fd);
 	free(raw);
 }
@@ -197,8 +203,7 @@ static void grow_to(struct blk *b, uint64_t end)
 		;
 }
 
-static int raw_writev(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len,
-		      uint64_t off)
+static int write_all(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len, uint64_t off)
 {
 	const struct raw *raw = b->priv;
 	struct iov_walk walk = {iov, n, 0};
@@ -220,6 +225,20 @@ static int raw_writev(struct blk *b, const struct iovec *iov, unsigned n, uint64
 			grow_to(b, off);
 	}
 	return 0;
+}
+
+static int raw_writev(struct blk *b, const struct iovec *iov, unsigned n, uint64_t len,
+		      uint64_t off)
+{
+	struct raw *raw = b->priv;
+	int r;
+
+	if (raw->is_device || len < LONG_WRITE)
+		return write_all(b, iov, n, len, off);
+	pthread_mutex_lock(&raw->long_write);
+	r = write_all(b, iov, n, len, off);
+	pthread_mutex_unlock(&raw->long_write);
+	return r;
 }
 
 static int raw_flush(struct blk *b)
