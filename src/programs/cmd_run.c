@@ -88,9 +88,10 @@ static int run_vm(struct run_options *o)
 	vm_destroy(vm);
 	if (res.end == VM_END_TIMEOUT)
 		fprintf(stderr, "hv run: stopped after %u s (--timeout)\n", o->vm.timeout_s);
-	if (o->stats)
+	if (o->stats) {
 		print_stats(&res);
-	print_translator_stats(&res.stats);
+		print_translator_stats(&res.stats);
+	}
 	return exit_status(&res);
 }
 

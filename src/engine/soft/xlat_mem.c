@@ -40,8 +40,9 @@ void xlat_slow(struct xgen *g, uint32_t at, bool back)
 struct ea {
 	int base, index;         /* guest registers; -1: none */
 	const uint64_t *segbase; /* to be added */
-	bool known;              /* all of it: .disp64 */
-	uint64_t at;
+	bool known;              /* all of it: .at */
+	uint64_t at;             /* displacement, of which RIP may be a part */
+	int32_t disp;            /* the same; at may be more */
 };
 
 static int guest_reg(const struct xgen *g, uint16_t off)
@@ -60,6 +61,7 @@ static void ea_of(const struct xgen *g, const struct insn *in, struct ea *ea)
 	ea->at = (uint64_t)(int64_t)in->disp;
 	if (in->base == CPU_OFF(rip))
 		ea->at += g->next_rip;
+	ea->disp = (int32_t)ea->at;
 }
 
 bool xlat_mem_ok(const struct xgen *g, const struct insn *in)
@@ -67,9 +69,8 @@ bool xlat_mem_ok(const struct xgen *g, const struct insn *in)
 	struct ea ea;
 
 	ea_of(g, in, &ea);
-	/* RIP-relative with FS or GS is an address nobody writes. */
-	return in->flags & INSN_FLAT && in->disp < INT32_MAX - 64 &&
-	       !(in->base == CPU_OFF(rip) && ea.segbase);
+	return in->flags & INSN_FLAT && (ea.known || (int64_t)ea.at == ea.disp) &&
+	       ea.disp < INT32_MAX - 64;
 }
 
 static const struct xmem *gpr_mem(struct xmem *m, const struct xgen *g, int n)
@@ -117,11 +118,11 @@ static void ea_both(struct xgen *g, const struct insn *in, const struct ea *ea, 
 		       (ea->index >= 0 && host_reg((unsigned)ea->index) == H_NONE);
 
 	if (!scratch) {
-		ea_compute(g, in, ea, T1, in->disp);
-		ea_compute(g, in, ea, T0, in->disp + (int32_t)size - 1);
+		ea_compute(g, in, ea, T1, ea->disp);
+		ea_compute(g, in, ea, T0, ea->disp + (int32_t)size - 1);
 		return;
 	}
-	ea_compute(g, in, ea, T0, in->disp);
+	ea_compute(g, in, ea, T0, ea->disp);
 	add_segbase(g, ea, T0);
 	x_mov(g, T1, T0);
 	if (size > 1)
@@ -186,7 +187,7 @@ static void operand(struct xgen *g, const struct insn *in, const struct ea *ea, 
 	if (index != H_NONE)
 		x_lea(g, T1,
 		      &(struct xmem){.base = T1, .index = (int8_t)index, .scale = in->scale});
-	*m = (struct xmem){.base = T1, .index = H_NONE, .disp = in->disp};
+	*m = (struct xmem){.base = T1, .index = H_NONE, .disp = ea->disp};
 	if (ea->base < 0)
 		return;
 	base = host_reg((unsigned)ea->base);
@@ -235,5 +236,5 @@ void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg)
 	if (ea.known || in->base == CPU_OFF(rip))
 		x_mov_imm(g, reg, ea.at);
 	else
-		ea_compute(g, in, &ea, reg, in->disp);
+		ea_compute(g, in, &ea, reg, ea.disp);
 }
