@@ -57,6 +57,8 @@ ok('the device is there or it is not',
    (by_id['device']['state'] == 'there is no /dev/kvm') == (not os.path.exists('/dev/kvm')), by_id['device'])
 ok('auto takes kvm only at hardware speed',
    said['engine'] == 'soft' or by_id['speed']['verdict'] == 'ok', js.stdout)
+if os.environ.get('NESTED_KVM'):
+    ok('and does so where KVM is like hardware', said['engine'] == 'kvm', js.stdout)
 ok('plain text has no colours', '\033' not in text.stdout)
 
 # Others, by their files.
