@@ -102,12 +102,14 @@ static int find_run(struct grid *g, uint64_t off, uint64_t max, bool split, stru
 	*run = (struct run){e.state, e.host + in, MIN(max, g->block_size - in)};
 	if (e.state == GRID_PART && split) {
 		uint32_t len = (uint32_t)run->len;
-		bool here;
+		bool here = false;
 
 		r = g->ops->part_get(g, block, in, &len, &here);
+		if (r < 0)
+			return r;
 		run->len = MIN(run->len, len);
 		run->state = here ? GRID_DATA : GRID_NONE;
-		return r;
+		return 0;
 	}
 	for (unsigned i = 0; run->len < max && i < RUN_BLOCKS; i++) {
 		r = g->ops->get(g, ++block, &e);
@@ -611,8 +613,8 @@ static int look(struct grid *g, uint64_t off, uint64_t *len, struct grid_entry *
 
 static int discard_some(struct grid *g, uint64_t off, uint64_t *len)
 {
-	struct grid_entry e;
-	bool whole;
+	struct grid_entry e = {GRID_NONE, 0};
+	bool whole = false;
 	int r;
 
 	pthread_mutex_lock(&g->lock);
@@ -636,8 +638,8 @@ static int write_zero_bytes(struct grid *g, uint64_t off, uint64_t *len)
 
 static int zero_some(struct grid *g, uint64_t off, uint64_t *len, bool may_unmap)
 {
-	struct grid_entry e;
-	bool whole, give, nothing;
+	struct grid_entry e = {GRID_NONE, 0};
+	bool whole = false, give, nothing;
 	int r;
 
 	pthread_mutex_lock(&g->lock);
