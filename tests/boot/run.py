@@ -231,6 +231,34 @@ def case_disk(kind):
             ok('the file has the sum the guest saw', hashlib.sha256(out).hexdigest() == g.word('DISK-SUM'))
 
 
+def hv_disk(*args):
+    r = subprocess.run([hv, 'disk', *args], capture_output=True, text=True)
+    if r.returncode:
+        sys.exit(f'hv disk {args}: {r.stderr}')
+
+
+def case_chain():
+    """The same on a qcow2 image over a compressed one in another directory, which stays as it was."""
+    with tempfile.TemporaryDirectory() as d:
+        raw, base, top = f'{d}/disk.img', f'{d}/bases/base.qcow2', f'{d}/vm/top.qcow2'
+        for name in ('bases', 'vm'):
+            os.makedirs(f'{d}/{name}')
+        make_fs('ext4', raw)
+        hv_disk('convert', '-f', 'raw', '-O', 'qcow2', '-c', raw, base)
+        was = hashlib.sha256(open(base, 'rb').read()).digest()
+        hv_disk('create', '-q', '-f', 'qcow2', '-b', '../bases/base.qcow2', '-F', 'qcow2', top)
+        g = Guest('test=disk fs=ext4', extra=['--disk', f'{top},format=qcow2,allow-ref={d}/bases'])
+        expect_end(g, 'DISK-DONE')
+        ok('the guest read back what it wrote', g.has('DISK-SAME'), g.log)
+        ok('the backing file is as it was', hashlib.sha256(open(base, 'rb').read()).digest() == was)
+        hv_disk('check', '-q', '-f', 'qcow2', top)
+        hv_disk('convert', '--allow-ref', f'{d}/bases', '-f', 'qcow2', top, raw)
+        clean, said = fsck('ext4', raw)
+        ok('the file system is clean on the host', clean, said)
+        g = Guest('test=disk fs=ext4', extra=['--disk', f'{top},format=qcow2'])
+        ok('without allow-ref the chain is refused', g.status == 1 and '--allow-ref' in g.said, g.said)
+
+
 class Down(http.server.BaseHTTPRequestHandler):
     data = b''
 
@@ -326,7 +354,7 @@ cases = {
     'devices': case_devices, 'five-levels': case_five_levels,
     'restart': lambda: case_restart(RESTART_WAYS[:1]), 'restart-all': lambda: case_restart(RESTART_WAYS),
     'options': lambda: case_options(OPTIONS[:8]), 'options-all': lambda: case_options(OPTIONS[8:]),
-    'ext4': lambda: case_disk('ext4'), 'xfs': lambda: case_disk('xfs'),
+    'ext4-chain': case_chain, 'ext4': lambda: case_disk('ext4'), 'xfs': lambda: case_disk('xfs'),
     'net': lambda: case_net(16), 'net200': lambda: case_net(200),
 }
 if case in OTHERS:
