@@ -19,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_DOORBELLS = 32 };
+
 struct io_region {
 	struct space *space;
 	uint64_t start, last; /* both inclusive: a region may end at 2^64 - 1 */
@@ -28,6 +30,9 @@ struct io_region {
 	unsigned max_size;
 	_Atomic unsigned refs; /* one for being registered, one per running callback */
 	sem_t *gone;           /* posted when refs reaches zero; set before the first ref drops */
+	/* Doorbells that somebody took.  Guarded by bus.bells_lock. */
+	struct io_doorbell bells[MAX_DOORBELLS];
+	unsigned nr_bells;
 };
 
 struct space {
@@ -39,6 +44,10 @@ struct space {
 
 struct bus {
 	struct space pio, mmio;
+
+	pthread_mutex_t bells_lock; /* guards the next two; taken inside a space's lock */
+	const struct bus_doorbells *bells;
+	void *bells_opaque;
 };
 
 struct call {
@@ -75,6 +84,7 @@ int bus_create(struct bus **out, struct error *err)
 		return err_errno(err, ENOMEM, "bus");
 	space_init(&b->pio, "port");
 	space_init(&b->mmio, "address");
+	pthread_mutex_init(&b->bells_lock, NULL);
 	*out = b;
 	return 0;
 }
@@ -85,7 +95,55 @@ void bus_destroy(struct bus *b)
 		return;
 	space_fini(&b->pio);
 	space_fini(&b->mmio);
+	pthread_mutex_destroy(&b->bells_lock);
 	free(b);
+}
+
+/* ---- doorbells ---- */
+
+/* With bells_lock. */
+static void region_offer(struct bus *b, struct io_region *r)
+{
+	struct io_doorbell all[MAX_DOORBELLS];
+	unsigned nr = 0;
+
+	if (b->bells && r->ops->doorbells)
+		nr = r->ops->doorbells(r->opaque, all, MAX_DOORBELLS);
+	for (unsigned i = 0; i < nr; i++)
+		if (b->bells->add(b->bells_opaque, &all[i], r->space == &b->pio,
+				  r->start + all[i].off))
+			r->bells[r->nr_bells++] = all[i];
+}
+
+/* With bells_lock. */
+static void region_withdraw(struct bus *b, struct io_region *r)
+{
+	for (unsigned i = 0; i < r->nr_bells; i++)
+		b->bells->del(b->bells_opaque, &r->bells[i], r->space == &b->pio,
+			      r->start + r->bells[i].off);
+	r->nr_bells = 0;
+}
+
+static void space_each(struct bus *b, struct space *s, void (*fn)(struct bus *, struct io_region *))
+{
+	pthread_rwlock_rdlock(&s->lock);
+	pthread_mutex_lock(&b->bells_lock);
+	for (unsigned i = 0; i < s->nr; i++)
+		fn(b, s->regions[i]);
+	pthread_mutex_unlock(&b->bells_lock);
+	pthread_rwlock_unlock(&s->lock);
+}
+
+void bus_set_doorbells(struct bus *b, const struct bus_doorbells *ops, void *opaque)
+{
+	space_each(b, &b->pio, region_withdraw);
+	space_each(b, &b->mmio, region_withdraw);
+	pthread_mutex_lock(&b->bells_lock);
+	b->bells = ops;
+	b->bells_opaque = opaque;
+	pthread_mutex_unlock(&b->bells_lock);
+	space_each(b, &b->pio, region_offer);
+	space_each(b, &b->mmio, region_offer);
 }
 
 /* Index of the first region that ends at or after addr: the one that holds addr, if any does. */
@@ -127,8 +185,8 @@ static int space_insert(struct space *s, struct io_region *r, struct error *err)
 	return 0;
 }
 
-static int space_add(struct space *s, const struct io_region *proto, struct io_region **out,
-		     struct error *err)
+static int space_add(struct bus *b, struct space *s, const struct io_region *proto,
+		     struct io_region **out, struct error *err)
 {
 	struct io_region *r = malloc(sizeof(*r));
 	int ret;
@@ -140,6 +198,11 @@ static int space_add(struct space *s, const struct io_region *proto, struct io_r
 	atomic_init(&r->refs, 1);
 	pthread_rwlock_wrlock(&s->lock);
 	ret = space_insert(s, r, err);
+	if (ret == 0) {
+		pthread_mutex_lock(&b->bells_lock);
+		region_offer(b, r);
+		pthread_mutex_unlock(&b->bells_lock);
+	}
 	pthread_rwlock_unlock(&s->lock);
 	if (ret < 0)
 		free(r);
@@ -162,7 +225,7 @@ int bus_add_pio(struct bus *b, uint16_t port, uint32_t count, const struct io_op
 
 	if (!count || r.last > 0xffff)
 		return err_set(err, EINVAL, "%s: %u ports from %#x do not fit", name, count, port);
-	return space_add(&b->pio, &r, out, err);
+	return space_add(b, &b->pio, &r, out, err);
 }
 
 int bus_add_mmio(struct bus *b, gpa_t gpa, uint64_t size, const struct io_ops *ops, void *opaque,
@@ -180,7 +243,7 @@ int bus_add_mmio(struct bus *b, gpa_t gpa, uint64_t size, const struct io_ops *o
 	if (!size || r.last < gpa)
 		return err_set(err, EINVAL, "%s: %#llx bytes from %#llx do not fit", name,
 			       (unsigned long long)size, (unsigned long long)gpa);
-	return space_add(&b->mmio, &r, out, err);
+	return space_add(b, &b->mmio, &r, out, err);
 }
 
 static void region_put(struct io_region *r)
@@ -213,6 +276,9 @@ void bus_remove(struct bus *b, struct io_region *r)
 	pthread_rwlock_wrlock(&s->lock);
 	at = space_index(s, r->start);
 	assert(at < s->nr && s->regions[at] == r);
+	pthread_mutex_lock(&b->bells_lock);
+	region_withdraw(b, r);
+	pthread_mutex_unlock(&b->bells_lock);
 	s->nr--;
 	memmove(&s->regions[at], &s->regions[at + 1], (s->nr - at) * sizeof(s->regions[0]));
 	pthread_rwlock_unlock(&s->lock);

@@ -17,12 +17,24 @@
 struct error;
 struct bus;
 
+/* A write of `size` bytes (0: any) at off is a signal, whatever its value. */
+struct io_doorbell {
+	uint64_t off;
+	unsigned size;
+	int fd; /* an eventfd */
+};
+
 struct io_ops {
 	/* off is relative to the region, size 1, 2, 4 or 8; value in the low bytes.  Either may be
 	 * NULL: reads all ones, drops writes. */
 	uint64_t (*read)(void *opaque, uint64_t off, unsigned size);
 	void (*write)(void *opaque, uint64_t off, uint64_t value, unsigned size);
 	unsigned max_size; /* 0 = 4 for ports, 8 for MMIO */
+
+	/* Optional: writes that only say "look here".  Who can (bus_set_doorbells) writes to the
+	 * descriptor instead, and .write is not called; elsewhere it is.  Asked when the region
+	 * appears: fills at most max, returns how many.  The descriptors outlive the region. */
+	unsigned (*doorbells)(void *opaque, struct io_doorbell *out, unsigned max);
 };
 
 struct io_region; /* opaque handle */
@@ -36,6 +48,15 @@ int bus_add_pio(struct bus *b, uint16_t port, uint32_t count, const struct io_op
 int bus_add_mmio(struct bus *b, gpa_t gpa, uint64_t size, const struct io_ops *ops, void *opaque,
 		 const char *name, struct io_region **out, struct error *err);
 void bus_remove(struct bus *b, struct io_region *r);
+
+/* Somebody who sees guest writes before the bus does, an engine: add says whether it takes the
+ * doorbell.  Present regions are offered at once; NULL takes all back.  Before vCPUs run or after;
+ * add and del are called from any thread, one at a time. */
+struct bus_doorbells {
+	bool (*add)(void *opaque, const struct io_doorbell *d, bool pio, uint64_t addr);
+	void (*del)(void *opaque, const struct io_doorbell *d, bool pio, uint64_t addr);
+};
+void bus_set_doorbells(struct bus *b, const struct bus_doorbells *ops, void *opaque);
 
 uint32_t bus_pio_read(struct bus *b, uint16_t port, unsigned size);
 void bus_pio_write(struct bus *b, uint16_t port, uint32_t value, unsigned size);

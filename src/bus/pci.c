@@ -74,6 +74,13 @@ static void bar_write(void *opaque, uint64_t off, uint64_t value, unsigned size)
 		b->ops->write(b->opaque, off, value, size);
 }
 
+static unsigned bar_doorbells(void *opaque, struct io_doorbell *out, unsigned max)
+{
+	struct pci_bar *b = opaque;
+
+	return b->ops && b->ops->doorbells ? b->ops->doorbells(b->opaque, out, max) : 0;
+}
+
 void pci_dev_add_bar(struct pci_dev *d, unsigned n, enum pci_bar_kind kind, uint64_t size,
 		     const struct io_ops *ops, void *opaque)
 {
@@ -86,7 +93,7 @@ void pci_dev_add_bar(struct pci_dev *d, unsigned n, enum pci_bar_kind kind, uint
 	b->size = size;
 	b->ops = ops;
 	b->opaque = opaque;
-	b->bus_ops = (struct io_ops){bar_read, bar_write, ops ? ops->max_size : 0};
+	b->bus_ops = (struct io_ops){bar_read, bar_write, ops ? ops->max_size : 0, bar_doorbells};
 
 	/* Read-only low bits are what makes sizing work (PCI 3.0 6.2.5.1). */
 	pci_cfg_set_writable(d, reg, 4, (uint32_t) ~(size - 1));

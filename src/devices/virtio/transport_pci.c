@@ -281,7 +281,21 @@ static void modern_write(void *opaque, uint64_t off, uint64_t value, unsigned si
 	pthread_mutex_unlock(&p->v->lock);
 }
 
-static const struct io_ops modern_ops = {modern_read, modern_write, 8};
+/* A driver writes the queue's number, 16 bits (4.1.5.2); what it writes says nothing more than
+ * where. */
+static unsigned modern_doorbells(void *opaque, struct io_doorbell *out, unsigned max)
+{
+	struct virtio_pci *p = opaque;
+	unsigned n = MIN(p->v->cfg.nr_queues, max);
+
+	for (unsigned i = 0; i < n; i++)
+		out[i] = (struct io_doorbell){.off = 3 * MODERN_PAGE + i * NOTIFY_MULTIPLIER,
+					      .size = 2,
+					      .fd = p->v->bell};
+	return n;
+}
+
+static const struct io_ops modern_ops = {modern_read, modern_write, 8, modern_doorbells};
 
 /* ---- the window in configuration space, 4.1.4.9 ---- */
 

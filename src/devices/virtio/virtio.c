@@ -9,23 +9,41 @@
 #include <assert.h>
 #include <errno.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 static struct log_component log_virtio = LOG_COMPONENT("virtio");
 
 /* ---- the worker ---- */
 
-/* Sleeps until a queue was kicked; 0 = time to end. */
+#define BELL_KICK BIT(32)
+
+static void ring(struct virtio_dev *v)
+{
+	uint64_t n = BELL_KICK;
+	ssize_t r = write(v->bell, &n, sizeof(n));
+
+	assert(r == sizeof(n)); /* it counts to 2^32 before it would block */
+}
+
+/* Sleeps until a queue was kicked; 0 = time to end.  A doorbell is all queues'. */
 static uint32_t worker_wait(struct virtio_dev *v)
 {
-	uint32_t kicked;
+	uint32_t all = ~0u >> (32 - v->cfg.nr_queues), kicked = 0;
+	uint64_t rings = 0;
+	bool stop = false;
 
-	pthread_mutex_lock(&v->work_lock);
-	while (!v->kicked && !v->stop)
-		pthread_cond_wait(&v->work_cond, &v->work_lock);
-	kicked = v->stop ? 0 : v->kicked;
-	v->kicked = 0;
-	pthread_mutex_unlock(&v->work_lock);
-	return kicked;
+	while (!kicked && !stop) {
+		ssize_t r = read(v->bell, &rings, sizeof(rings));
+
+		assert(r == sizeof(rings) || errno == EINTR);
+		pthread_mutex_lock(&v->work_lock);
+		kicked = (uint32_t)rings ? all : v->kicked;
+		v->kicked = 0;
+		stop = v->stop;
+		pthread_mutex_unlock(&v->work_lock);
+	}
+	return stop ? 0 : kicked;
 }
 
 static void *worker_main(void *opaque)
@@ -55,7 +73,7 @@ void virtio_kick(struct virtio_dev *v, unsigned queue)
 		return;
 	pthread_mutex_lock(&v->work_lock);
 	if (!v->kicked)
-		pthread_cond_signal(&v->work_cond);
+		ring(v);
 	v->kicked |= 1u << queue;
 	pthread_mutex_unlock(&v->work_lock);
 }
@@ -98,7 +116,9 @@ int virtio_init(struct virtio_dev *v, const struct virtio_config *cfg, const str
 		     BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_ANY_LAYOUT);
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_mutex_init(&v->work_lock, NULL);
-	pthread_cond_init(&v->work_cond, NULL);
+	v->bell = eventfd(0, EFD_CLOEXEC);
+	if (v->bell < 0)
+		r = -errno;
 	pthread_cond_init(&v->released, NULL);
 	for (unsigned i = 0; i < cfg->nr_queues && r == 0; i++)
 		r = vq_init(&v->vq[i], cfg->mem, i, cfg->queue_size);
@@ -115,7 +135,7 @@ void virtio_stop(struct virtio_dev *v)
 {
 	pthread_mutex_lock(&v->work_lock);
 	v->stop = true;
-	pthread_cond_signal(&v->work_cond);
+	ring(v);
 	pthread_mutex_unlock(&v->work_lock);
 	if (v->worker_started)
 		pthread_join(v->worker, NULL);
@@ -131,7 +151,8 @@ void virtio_fini(struct virtio_dev *v)
 	for (unsigned i = 0; i < v->cfg.nr_queues; i++)
 		vq_fini(&v->vq[i]);
 	pthread_cond_destroy(&v->released);
-	pthread_cond_destroy(&v->work_cond);
+	if (v->bell >= 0)
+		close(v->bell);
 	pthread_mutex_destroy(&v->work_lock);
 	pthread_mutex_destroy(&v->lock);
 }

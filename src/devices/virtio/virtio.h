@@ -88,8 +88,10 @@ struct virtio_dev {
 	struct vq vq[VIRTIO_MAX_QUEUES];
 
 	pthread_mutex_t work_lock; /* guards kicked and stop */
-	pthread_cond_t work_cond;
-	uint32_t kicked; /* bit per queue */
+	uint32_t kicked;           /* bit per queue */
+	/* What the worker sleeps on.  Its upper half counts wake-ups by virtio_kick, its lower half
+	 * those by an engine that took the queues' doorbells, which do not say whose they are. */
+	int bell;
 	bool stop;
 	pthread_t worker;
 	bool worker_started;

@@ -2,6 +2,7 @@
 #include "machine/irqchip/remote.h"
 
 #include "base/error.h"
+#include "bus/bus.h"
 #include "machine/irqchip/apic_bus.h"
 #include "machine/irqchip/gsi.h"
 #include "machine/irqchip/ioapic.h"
@@ -44,6 +45,31 @@ static void remote_pin(void *opaque, unsigned pin, bool level)
 	m->engine->irq->gsi_set(m->evm, pin, level);
 }
 
+/* ---- doorbells ---- */
+
+static struct engine_doorbell remote_bell(const struct io_doorbell *d, bool pio, uint64_t addr)
+{
+	return (struct engine_doorbell){.addr = addr, .size = d->size, .pio = pio};
+}
+
+static bool remote_bell_add(void *opaque, const struct io_doorbell *d, bool pio, uint64_t addr)
+{
+	struct machine *m = opaque;
+	struct engine_doorbell bell = remote_bell(d, pio, addr);
+
+	return m->engine->doorbell_add(m->evm, &bell, d->fd) == 0;
+}
+
+static void remote_bell_del(void *opaque, const struct io_doorbell *d, bool pio, uint64_t addr)
+{
+	struct machine *m = opaque;
+	struct engine_doorbell bell = remote_bell(d, pio, addr);
+
+	m->engine->doorbell_del(m->evm, &bell, d->fd);
+}
+
+static const struct bus_doorbells remote_bells = {remote_bell_add, remote_bell_del};
+
 static bool remote_has_clock(const struct machine *m)
 {
 	return m->engine && m->engine->pv_clock_set;
@@ -51,6 +77,7 @@ static bool remote_has_clock(const struct machine *m)
 
 void remote_connect(struct machine *m, const struct engine *e, struct engine_vm *evm)
 {
+	bus_set_doorbells(m->bus, NULL, NULL);
 	m->engine = e;
 	m->evm = evm;
 	m->chips = e && e->irq ? e->irq->chips(evm) : ENGINE_CHIPS_NONE;
@@ -63,6 +90,8 @@ void remote_connect(struct machine *m, const struct engine *e, struct engine_vm 
 	if (m->chips == ENGINE_CHIPS_ALL)
 		gsi_set_remote(m->gsi, remote_pic_input, remote_pin, m);
 	kvm_pv_set_remote(m->pv, remote_has_clock(m));
+	if (e && e->doorbell_add)
+		bus_set_doorbells(m->bus, &remote_bells, m);
 }
 
 static struct engine_cpu *remote_cpu(const struct machine *m, unsigned cpu)

@@ -233,3 +233,74 @@ TEST(regions_come_and_go_under_load)
 	pthread_join(t, NULL);
 	bus_destroy(shared_bus);
 }
+
+/* --- doorbells ---------------------------------------------------------------------------------
+ */
+
+struct porter {
+	unsigned nr;
+	uint64_t addr[8];
+	bool full;
+};
+
+static bool porter_add(void *opaque, const struct io_doorbell *d, bool pio, uint64_t addr)
+{
+	struct porter *p = opaque;
+
+	CHECK(!pio && d->size == 2 && d->fd == 77);
+	if (p->full)
+		return false;
+	p->addr[p->nr++] = addr;
+	return true;
+}
+
+static void porter_del(void *opaque, const struct io_doorbell *d, bool pio, uint64_t addr)
+{
+	struct porter *p = opaque;
+
+	for (unsigned i = 0; i < p->nr; i++)
+		if (p->addr[i] == addr) {
+			p->addr[i] = p->addr[--p->nr];
+			return;
+		}
+	CHECK(!"a doorbell that was taken before");
+}
+
+static const struct bus_doorbells porter_ops = {porter_add, porter_del};
+
+static unsigned two_bells(void *opaque, struct io_doorbell *out, unsigned max)
+{
+	CHECK(max >= 2);
+	out[0] = (struct io_doorbell){.off = 0x10, .size = 2, .fd = 77};
+	out[1] = (struct io_doorbell){.off = 0x14, .size = 2, .fd = 77};
+	return 2;
+}
+
+TEST(doorbells_follow_their_region)
+{
+	static const struct io_ops ops = {.doorbells = two_bells};
+	struct porter p = {0};
+	struct io_region *r;
+	struct error err;
+	struct bus *b;
+
+	CHECK_EQ(0, bus_create(&b, &err));
+	CHECK_EQ(0, bus_add_mmio(b, 0x1000, 0x100, &ops, NULL, "one", &r, &err));
+	bus_set_doorbells(b, &porter_ops, &p); /* those that are there already */
+	CHECK_EQ(2, p.nr);
+	CHECK_EQ(0x1010, p.addr[0]);
+	CHECK_EQ(0x1014, p.addr[1]);
+	bus_remove(b, r);
+	CHECK_EQ(0, p.nr);
+	CHECK_EQ(0, bus_add_mmio(b, 0x2000, 0x100, &ops, NULL, "two", &r, &err));
+	CHECK_EQ(2, p.nr);
+	bus_set_doorbells(b, NULL, NULL);
+	CHECK_EQ(0, p.nr);
+	bus_remove(b, r);
+	p.full = true; /* not taken, so not given back */
+	bus_set_doorbells(b, &porter_ops, &p);
+	CHECK_EQ(0, bus_add_mmio(b, 0x3000, 0x100, &ops, NULL, "three", &r, &err));
+	bus_remove(b, r);
+	CHECK_EQ(0, p.nr);
+	bus_destroy(b);
+}
