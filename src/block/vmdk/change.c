@@ -245,7 +245,7 @@ static int write_size(struct vmdk_extent *e, uint64_t capacity)
 
 	e->capacity = capacity;
 	e->unclean = unclean || e->marked_unclean;
-	vmdk_hosted_header(e, e->gd_off / SECTOR, h);
+	vmdk_hosted_header(e, true, e->gd_off / SECTOR, h);
 	e->unclean = unclean;
 	r = blk_write(e->file, h, SECTOR, 0);
 	if (!r)

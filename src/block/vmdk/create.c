@@ -255,7 +255,7 @@ static int put_header(struct blk *file, struct vmdk_extent *e, uint64_t gd_secto
 {
 	uint8_t h[SECTOR];
 
-	vmdk_hosted_header(e, gd_sector, h);
+	vmdk_hosted_header(e, true, gd_sector, h);
 	return blk_write(file, h, SECTOR, 0);
 }
 
@@ -343,7 +343,7 @@ static int make_stream(const struct making *m, struct blk *file, uint64_t size, 
 	if (r < 0)
 		return r;
 	gd_len = ALIGN_UP(MAX(e.nr_gd * 4ull, 1ull), SECTOR);
-	vmdk_hosted_header(&e, at / SECTOR + 1, footer);
+	vmdk_hosted_header(&e, true, at / SECTOR + 1, footer);
 	le64_store(marker, gd_len / SECTOR);
 	le32_store(marker + 12, 2);
 	r = blk_resize(file, at + SECTOR + gd_len + 3 * SECTOR);

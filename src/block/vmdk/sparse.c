@@ -313,18 +313,19 @@ static int open_hosted(struct vmdk *v, struct vmdk_extent *e, struct error *err)
 	return read_directories(e, err);
 }
 
-void vmdk_hosted_header(const struct vmdk_extent *e, uint64_t gd_sector, uint8_t h[SECTOR])
+void vmdk_hosted_header(const struct vmdk_extent *e, bool redundant, uint64_t gd_sector,
+			uint8_t h[SECTOR])
 {
 	memset(h, 0, SECTOR);
 	memcpy(h, "KDMV", 4);
 	le32_store(h + H_VERSION, e->version);
-	le32_store(h + H_FLAGS, e->flags);
+	le32_store(h + H_FLAGS, redundant ? e->flags : e->flags & ~(uint32_t)FLAG_RGD);
 	le64_store(h + H_CAPACITY, e->capacity / SECTOR);
 	le64_store(h + H_GRAIN, e->grain / SECTOR);
 	le64_store(h + H_DESC_OFF, e->desc_off / SECTOR);
 	le64_store(h + H_DESC_SIZE, e->desc_room / SECTOR);
 	le32_store(h + H_NR_GTES, e->nr_gtes);
-	le64_store(h + H_RGD, e->rgd_off / SECTOR);
+	le64_store(h + H_RGD, redundant ? e->rgd_off / SECTOR : 0);
 	le64_store(h + H_GD, gd_sector);
 	le64_store(h + H_OVERHEAD, e->overhead / SECTOR);
 	h[H_UNCLEAN] = e->unclean;
@@ -549,6 +550,32 @@ int vmdk_used_end(struct vmdk_extent *e, uint64_t *end)
 	return r;
 }
 
+static bool copies_differ(struct vmdk_extent *e, uint32_t index, uint8_t *a, uint8_t *b)
+{
+	uint64_t off = vmdk_table_offset(e, index, false), copy = vmdk_table_offset(e, index, true);
+
+	return off && copy && off != copy && blk_read(e->file, a, e->gt_bytes, off) == 0 &&
+	       blk_read(e->file, b, e->gt_bytes, copy) == 0 && memcmp(a, b, e->gt_bytes) != 0;
+}
+
+/* A cut between the writes of a table and its copy: before the space that only the copy knows is
+ * given out again, both must say the same. */
+static int mend_copies(struct vmdk_extent *e)
+{
+	uint8_t *a = malloc(e->gt_bytes), *b = malloc(e->gt_bytes);
+	int r = a && b ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; e->rgd && i < e->nr_gd && !r; i++) {
+		if (copies_differ(e, i, a, b))
+			r = vmdk_rewrite(e, i);
+		if (!r && vmdk_tables_full(e))
+			r = vmdk_tables_flush(e);
+	}
+	free(a);
+	free(b);
+	return r;
+}
+
 /* A stream-optimised image without data: its tail holds nothing and is written over. */
 static bool stream_is_empty(const struct vmdk_extent *e)
 {
@@ -573,7 +600,9 @@ static int place_next_free(struct vmdk_extent *e, struct error *err)
 	if (!e->unclean || !e->writable || e->kind == KIND_STREAM)
 		return 0;
 	log_warn(&log_vmdk, "%s: was not closed cleanly; a check may find unused space", e->name);
-	r = vmdk_used_end(e, &end);
+	r = mend_copies(e);
+	if (!r)
+		r = vmdk_used_end(e, &end);
 	if (r < 0)
 		return err_errno(err, -r, "'%s': its grain tables cannot be read", e->name);
 	e->next_free = MIN(e->next_free, ALIGN_UP(end, SECTOR));

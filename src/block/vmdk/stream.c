@@ -267,34 +267,44 @@ int vmdk_stream_read_part(struct vmdk_extent *e, uint64_t g, const struct vmdk_r
 
 /* ---- packing ---- */
 
-/* Do these bytes look as if nothing could make them smaller?  So they do when all values are about
- * as frequent, and no eight bytes come twice at the places looked at (chosen by content, so that
- * copies at any distance meet). */
-static bool looks_random(const uint8_t *p, size_t len)
+/* Are all values about as frequent?  The sum of squares is near len for random bytes; a tenth of a
+ * bit less entropy makes it many times that. */
+static bool is_even(const uint8_t *p, size_t len)
 {
-	uint32_t count[256] = {0}, mean = (uint32_t)(len / 256), repeats = 0;
+	uint32_t count[256] = {0};
+	int64_t mean = (int64_t)(len / 256);
 	uint64_t spread = 0;
-	uint16_t seen[4096] = {0};
 
-	if (len < 16 * KiB)
-		return false;
 	for (size_t i = 0; i < len; i++)
 		count[p[i]]++;
 	for (unsigned i = 0; i < 256; i++)
-		spread += (uint64_t)(((int64_t)count[i] - mean) * ((int64_t)count[i] - mean));
-	/* For random bytes the sum is near len; a tenth of a bit less entropy makes it many times
-	 * that. */
-	if (spread > 2 * len)
-		return false;
+		spread += (uint64_t)((count[i] - mean) * (count[i] - mean));
+	return spread <= 2 * len;
+}
+
+/* Do eight bytes come more than once?  Looked at is one place in eight, chosen by what is there, so
+ * that copies at any distance meet. */
+static bool has_repeats(const uint8_t *p, size_t len)
+{
+	uint16_t seen[4096] = {0};
+	unsigned repeats = 0;
+
 	for (size_t i = 0; i + 8 <= len; i++) {
 		uint64_t h = le64_load(p + i) * 0x9e3779b97f4a7c15ull;
+		uint16_t tag = (uint16_t)(h >> 29 | 1);
 
-		if (h >> 61) /* one place in eight */
+		if (h >> 61)
 			continue;
-		repeats += seen[h >> 45 & 4095] == (uint16_t)(h >> 29 | 1);
-		seen[h >> 45 & 4095] = (uint16_t)(h >> 29 | 1);
+		repeats += seen[h >> 45 & 4095] == tag;
+		seen[h >> 45 & 4095] = tag;
 	}
-	return repeats < 8;
+	return repeats >= 8;
+}
+
+/* Bytes that nothing makes smaller need not be tried. */
+static bool looks_random(const uint8_t *p, size_t len)
+{
+	return len >= 16 * KiB && is_even(p, 4 * KiB) && is_even(p, len) && !has_repeats(p, len);
 }
 
 /* RFC 1951 3.2.4: blocks that are not compressed, in a zlib stream. */
@@ -572,12 +582,9 @@ static int write_directory(struct vmdk_extent *e, const struct vmdk_writeback *w
 static int write_footer(struct vmdk_extent *e, uint64_t gd_off, uint64_t off)
 {
 	uint8_t buf[3 * SECTOR];
-	struct vmdk_extent f = *e;
 
-	f.rgd_off = 0;
-	f.flags &= ~2u; /* one directory only */
 	put_marker(buf, 1, MARKER_FOOTER);
-	vmdk_hosted_header(&f, gd_off / SECTOR, buf + SECTOR);
+	vmdk_hosted_header(e, false, gd_off / SECTOR, buf + SECTOR);
 	put_marker(buf + 2ull * SECTOR, 0, MARKER_EOS);
 	return blk_write(e->file, buf, sizeof(buf), off);
 }
@@ -586,14 +593,11 @@ static int write_footer(struct vmdk_extent *e, uint64_t gd_off, uint64_t off)
 static int header_gd_at_end(struct vmdk_extent *e)
 {
 	uint8_t sector[SECTOR];
-	struct vmdk_extent h = *e;
 	int r;
 
 	if (!e->header_has_gd)
 		return 0;
-	h.rgd_off = 0;
-	h.flags &= ~2u;
-	vmdk_hosted_header(&h, VMDK_GD_AT_END, sector);
+	vmdk_hosted_header(e, false, VMDK_GD_AT_END, sector);
 	r = blk_write(e->file, sector, SECTOR, 0);
 	if (!r)
 		r = blk_flush(e->file);

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <strings.h>
 
+enum { CHANGE_TRACKING = 0xf61972a2u }; /* a -ctk.vmdk's first bytes, a2 72 19 f6 */
+
 static struct log_component log_vmdk = LOG_COMPONENT("vmdk");
 
 const char *vmdk_base_name(const char *path)
@@ -41,6 +43,22 @@ static int vmdk_probe(const uint8_t *head, size_t len)
 	enum vmdk_kind kind;
 
 	return sparse_kind(head, len, &kind) ? 100 : vmdk_desc_probe(head, len);
+}
+
+/* ESXi keeps track of changes in a file of its own, for backups of what changed.  Changes that it
+ * does not hear of would be missing there without a word. */
+static int refuse_untracked(struct vmdk *v, struct error *err)
+{
+	char path[16];
+
+	if (v->b->flags & BLK_READONLY ||
+	    !vmdk_desc_value(&v->desc, "changeTrackPath", path, sizeof(path)))
+		return 0;
+	return err_set(
+		err, EROFS,
+		"'%s' has its changes tracked by ESXi, which writes of ours would escape; open "
+		"it read-only, or take the changeTrackPath line out of its descriptor",
+		v->b->path);
 }
 
 /* ---- extents in files of their own ---- */
@@ -179,6 +197,8 @@ static int check_described(struct vmdk *v, struct error *err)
 
 	if (!v->desc.nr_ext)
 		return err_set(err, EINVAL, "'%s': the descriptor names no extents", v->b->path);
+	if (refuse_untracked(v, err) < 0)
+		return -EROFS;
 	for (unsigned i = 0; i < v->desc.nr_ext; i++)
 		any_rw |= v->desc.ext[i].access == ACCESS_RW;
 	if (!any_rw && !(v->b->flags & BLK_READONLY))
@@ -238,7 +258,7 @@ static int use_embedded(struct vmdk *v, struct vmdk_extent *e, struct error *err
 	v->desc_file = v->b->file;
 	v->desc_off = e->desc_off;
 	v->desc_room = e->desc_room;
-	return 0;
+	return refuse_untracked(v, err);
 }
 
 static int open_bare(struct vmdk *v, enum vmdk_kind kind, struct error *err)
@@ -270,7 +290,15 @@ static int open_bare(struct vmdk *v, enum vmdk_kind kind, struct error *err)
 static int refuse_content(struct vmdk *v, struct error *err)
 {
 	const char *path = v->b->path, *flat = strstr(vmdk_base_name(path), "-flat.vmdk");
+	uint8_t head[4];
 
+	if (v->b->file && blk_read(v->b->file, head, sizeof(head), 0) == 0 &&
+	    le32_load(head) == CHANGE_TRACKING)
+		return err_set(
+			err, EINVAL,
+			"'%s' says which parts of a disk were changed and holds no data: open "
+			"the disk's own .vmdk",
+			path);
 	if (flat)
 		return err_set(err, EINVAL,
 			       "'%s' holds the bytes of a disk alone: open its descriptor, "

@@ -186,8 +186,9 @@ int vmdk_sparse_open(struct vmdk *v, struct vmdk_extent *e, struct error *err);
 void vmdk_sparse_close(struct vmdk_extent *e);
 /* Number of grain tables that a disk of this size has; 0: too many. */
 uint32_t vmdk_nr_tables(uint64_t capacity, uint64_t grain, uint32_t nr_gtes);
-/* The header sector of a hosted extent. */
-void vmdk_hosted_header(const struct vmdk_extent *e, uint64_t gd_sector, uint8_t sector[SECTOR]);
+/* The header sector of a hosted extent, with both directories or with one. */
+void vmdk_hosted_header(const struct vmdk_extent *e, bool redundant, uint64_t gd_sector,
+			uint8_t sector[SECTOR]);
 int vmdk_mark_clean(struct vmdk_extent *e, bool clean);
 int vmdk_used_end(struct vmdk_extent *e, uint64_t *end); /* behind all that tables lead to */
 

@@ -146,6 +146,7 @@ TEST(chains_of_qemu_img_are_read)
 TEST(the_options_are_those_of_qemu_img)
 {
 	NEED("qemu-img");
+	NEED("strings");
 	fx_create(
 		"d.vmdk", "vmdk", SIZE,
 		FX_OPTS({"adapter_type", "lsilogic"}, {"hwversion", "9"}, {"toolsversion", "1234"}),

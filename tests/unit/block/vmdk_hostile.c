@@ -139,6 +139,22 @@ TEST(flat_files_are_pointed_elsewhere)
 	open_refused("a.vmdk", BLK_READONLY, "cut off");
 }
 
+TEST(files_of_change_tracking_are_pointed_elsewhere)
+{
+	write_text_file("a-ctk.vmdk", "\xa2\x72\x19\xf6 and so on");
+	open_refused("a-ctk.vmdk", BLK_READONLY, "changed");
+}
+
+TEST(tracked_disks_are_not_written_behind_the_tracker)
+{
+	create("a.vmdk", "monolithicFlat", MiB, NULL);
+	write_text_file("d.vmdk", "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n"
+				  "createType=\"vmfs\"\nRW 2048 VMFS \"a-flat.vmdk\"\n"
+				  "changeTrackPath=\"a-ctk.vmdk\"\n");
+	open_refused("d.vmdk", 0, "tracked by ESXi");
+	blk_close(open_disk("d.vmdk", BLK_READONLY));
+}
+
 /* --- names ------------------------------------------------------------------------------------
  */
 
@@ -324,6 +340,21 @@ TEST(an_unclean_end_is_shown_and_settled)
 	b = open_disk("a.vmdk", BLK_READONLY);
 	CHECK(!blk_info(b)->dirty);
 	blk_close(b);
+}
+
+TEST(after_an_unclean_end_both_copies_say_the_same)
+{
+	uint64_t t, copy;
+
+	sparse_with_data(4 * MiB);
+	t = table_of("a.vmdk", false);
+	copy = table_of("a.vmdk", true);
+	poke32("a.vmdk", copy + 8, 0);
+	poke("a.vmdk", 0x48, "\1", 1);
+	CHECK_EQ(1, check_disk("a.vmdk", 0).leaks);
+	blk_close(open_disk("a.vmdk", 0));
+	CHECK_EQ(peek32("a.vmdk", t + 8), peek32("a.vmdk", copy + 8));
+	check_clean("a.vmdk");
 }
 
 TEST(unused_space_in_the_middle_is_given_back)
