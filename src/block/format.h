@@ -167,6 +167,7 @@ extern const struct blk_format blk_qcow2;
 extern const struct blk_format blk_vdi;
 extern const struct blk_format blk_vhd;
 extern const struct blk_format blk_vhdx;
+extern const struct blk_format blk_qed, blk_parallels, blk_dmg, blk_cloop, blk_bochs;
 extern const struct blk_format blk_raw;
 extern const struct blk_format blk_vmdk;
 extern const struct blk_format blk_raw_over; /* raw on a file that is not one of this host */

@@ -34,6 +34,10 @@ static void print_help(void)
 	       "                        it or under DIR; may be given up to %d times\n"
 	       "  --net user[,forward=tcp:HOSTPORT:GUESTPORT]...|none\n"
 	       "                        network card behind user-mode NAT (none)\n"
+	       "  --vfio ADDRESS        pass a PCI device of this host through (0000:65:00.0), "
+	       "bound "
+	       "to\n"
+	       "                        vfio-pci; may be given up to %d times\n"
 	       "  --serial stdio|file=PATH|unix=PATH|null\n"
 	       "                        COM1, given again COM2 to COM4 (stdio)\n"
 	       "  --console SPEC        a virtio console (hvc0), SPEC as for --serial\n"
@@ -61,7 +65,7 @@ static void print_help(void)
 	       "Exit status: 0 the guest powered off, 1 the host failed, 2 wrong usage, 3 the "
 	       "guest\n"
 	       "died of a triple fault, 124 time-out, or the value from the exit port.\n",
-	       VM_MAX_CPUS, VM_MAX_DISKS);
+	       VM_MAX_CPUS, VM_MAX_DISKS, VM_MAX_VFIO);
 }
 
 /* Split "FILE,key=value,..." in place; returns what stands before the first comma. */
@@ -186,6 +190,14 @@ static int parse_control(struct run_options *o, const char *arg)
 	return 0;
 }
 
+static int parse_vfio(struct run_options *o, char *arg)
+{
+	if (o->vm.nr_vfio == VM_MAX_VFIO)
+		return usage_error("run", "--vfio: at most %d devices", VM_MAX_VFIO);
+	o->vm.vfio[o->vm.nr_vfio++] = arg;
+	return 0;
+}
+
 static int parse_serial(struct run_options *o, const char *arg)
 {
 	if (o->vm.nr_serials == VM_MAX_SERIALS)
@@ -205,6 +217,7 @@ enum {
 	OPT_DISK,
 	OPT_NET,
 	OPT_SERIAL,
+	OPT_VFIO,
 	OPT_CONSOLE,
 	OPT_EXIT_PORT,
 	OPT_TESTDEV,
@@ -238,6 +251,7 @@ static const struct option long_options[] = {
 	{"cpu-max", required_argument, NULL, OPT_CPU_MAX},
 	{"disk", required_argument, NULL, OPT_DISK},
 	{"net", required_argument, NULL, OPT_NET},
+	{"vfio", required_argument, NULL, OPT_VFIO},
 	{"serial", required_argument, NULL, OPT_SERIAL},
 	{"console", required_argument, NULL, OPT_CONSOLE},
 	{"exit-port", required_argument, NULL, OPT_EXIT_PORT},
@@ -295,6 +309,8 @@ static int parse_option(struct run_options *o, int c, char *arg)
 		return parse_disk(o, arg);
 	case OPT_NET:
 		return parse_net(o, arg);
+	case OPT_VFIO:
+		return parse_vfio(o, arg);
 	case OPT_SERIAL:
 		return parse_serial(o, arg);
 	case OPT_CONSOLE:

@@ -9,6 +9,7 @@
 #include "devices/debug/testdev.h"
 #include "devices/ps2/i8042.h"
 #include "devices/serial/uart16550.h"
+#include "devices/vfio/vfio_pci.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/net.h"
@@ -154,6 +155,18 @@ static int add_rng(struct vm *vm, struct error *err)
 	return virtio_rng_create(&vm->devices.vrng, &cfg, err);
 }
 
+static int add_vfio(struct vm *vm, unsigned i, struct error *err)
+{
+	struct vfio_pci_config cfg = {.name = vm->cfg.vfio[i],
+				      .host = machine_pci(vm->machine),
+				      .slot_fn = PCI_ANY_SLOT,
+				      .mem = vm->mem,
+				      .loop = vm->loop};
+	int r = vfio_kernel_open(&cfg.backend, vm->cfg.vfio[i], err);
+
+	return r < 0 ? r : vfio_pci_create(&vm->devices.vfio[i], &cfg, err);
+}
+
 static int add_debugcon(struct vm *vm, struct error *err)
 {
 	struct vm_devices *d = &vm->devices;
@@ -228,6 +241,8 @@ int vm_devices_create(struct vm *vm, struct error *err)
 		r = add_console(vm, err);
 	if (r == 0 && !vm->cfg.micro)
 		r = add_rng(vm, err);
+	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_vfio; i++)
+		r = add_vfio(vm, i, err);
 	return r;
 }
 
@@ -258,6 +273,8 @@ void vm_devices_destroy(struct vm *vm)
 		if (p)                                                                             \
 			fn(p);                                                                     \
 	} while (0)
+	for (unsigned i = 0; i < VM_MAX_VFIO; i++)
+		DESTROY(vfio_pci_destroy, d->vfio[i]);
 	DESTROY(virtio_rng_destroy, d->vrng);
 	DESTROY(virtio_console_destroy, d->vconsole);
 	DESTROY(chr_close, d->console_chr);

@@ -25,6 +25,7 @@ struct vm_devices {
 	struct virtio_net *vnet[VM_MAX_NETS];
 	struct virtio_console *vconsole;
 	struct virtio_rng *vrng;
+	struct vfio_pci *vfio[VM_MAX_VFIO];
 };
 
 int vm_devices_create(struct vm *vm, struct error *err);

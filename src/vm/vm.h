@@ -21,7 +21,8 @@ enum {
 	VM_MAX_DISKS = 16,
 	VM_MAX_ALLOW_REF = 8,
 	VM_MAX_NETS = 4,
-	VM_MAX_SERIALS = 4
+	VM_MAX_SERIALS = 4,
+	VM_MAX_VFIO = 8
 };
 
 struct vm_disk {
@@ -54,6 +55,9 @@ struct vm_config {
 	const char *serial[VM_MAX_SERIALS]; /* chardev specs of COM1.. */
 	unsigned nr_serials;
 	const char *console; /* chardev spec of a virtio console, or NULL */
+
+	const char *vfio[VM_MAX_VFIO]; /* PCI devices of the host: "0000:65:00.0" */
+	unsigned nr_vfio;
 
 	bool micro;     /* a board with only what a direct-boot Linux needs */
 	int exit_port;  /* -1: none */
