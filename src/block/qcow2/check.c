@@ -20,10 +20,11 @@ struct check {
 	uint32_t *refs; /* by cluster of the file */
 	uint64_t nr;
 	uint64_t file_len;
-	uint8_t *walked; /* bit per cluster: an L2 table of the L1 table being walked */
-	uint8_t *table;  /* one L2 table */
-	bool active;     /* the L1 table being walked is the active one */
-	bool broken;     /* the refcount structure cannot be used as it is */
+	uint8_t *walked;    /* bit per cluster: an L2 table of the L1 table being walked */
+	uint8_t *table;     /* one L2 table */
+	bool active;        /* the L1 table being walked is the active one */
+	bool broken;        /* the refcount structure cannot be used as it is */
+	bool table_counted; /* the refcount table is in refs */
 	bool bad_snapshots;
 	uint64_t next_host; /* for counting fragments */
 	uint64_t corruptions, leaks;
@@ -291,21 +292,51 @@ static bool use_bitmap(void *opaque, uint64_t host, uint64_t len)
 	return refer_once(opaque, host, len, "a part of a dirty bitmap");
 }
 
+static bool refer_block(struct check *k, uint64_t host)
+{
+	bool inside = !(host & (k->q->cluster - 1)) && range_ok(k, host, k->q->cluster);
+	bool ok = refer_once(k, host, k->q->cluster, "a refcount block");
+
+	if (inside && !ok) /* the other user stays, this one goes */
+		k->refs[host >> k->q->h.cluster_bits]--;
+	return ok;
+}
+
 static void check_blocks(struct check *k)
 {
 	struct qcow2 *q = k->q;
 	uint64_t len = (uint64_t)q->h.reftable_clusters << q->h.cluster_bits;
 
-	if (!refer_once(k, q->rt.host, len, "the refcount table")) {
+	k->table_counted = refer_once(k, q->rt.host, len, "the refcount table");
+	if (!k->table_counted) {
 		k->broken = true;
+		memset(q->rt.v, 0, 8ull * q->rt.nr);
 		if (!len)
 			corruption(k, "ERROR: there is no refcount table");
 		return;
 	}
 	for (uint32_t i = 0; i < q->rt.nr; i++)
-		if (q->rt.v[i] && !refer_once(k, q->rt.v[i], q->cluster, "a refcount block")) {
+		if (q->rt.v[i] && !refer_block(k, q->rt.v[i])) {
 			k->broken = true;
 			q->rt.v[i] = 0;
+		}
+}
+
+/* What else lies in a refcount block would be taken for counts, and written over by mending. */
+static void see_shared_blocks(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	uint64_t end = q->rt.host + ((uint64_t)q->h.reftable_clusters << q->h.cluster_bits);
+
+	for (uint32_t i = 0; i < q->rt.nr; i++)
+		if (q->rt.v[i] && k->refs[q->rt.v[i] >> q->h.cluster_bits] != 1) {
+			corruption(k, "ERROR: refcount block %u lies over something else", i);
+			k->broken = true;
+		}
+	for (uint64_t at = q->rt.host; k->table_counted && at < end; at += q->cluster)
+		if (k->refs[at >> q->h.cluster_bits] != 1) {
+			corruption(k, "ERROR: the refcount table lies over something else");
+			k->broken = true;
 		}
 }
 
@@ -337,20 +368,16 @@ static bool may_set(const struct check *k, uint64_t have, uint64_t want)
 	return k->fix & (have > want ? BLK_FIX_LEAKS | BLK_FIX_ERRORS : BLK_FIX_ERRORS);
 }
 
-static int set_count(struct check *k, uint64_t cluster, uint64_t have, uint64_t want)
+static int set_count(struct check *k, uint64_t cluster, uint64_t want)
 {
 	struct qcow2 *q = k->q;
-	int r = 0;
+	uint64_t idx = cluster / q->rb_entries;
 
-	if (want > q->refcount_max || (want > have && !q->rt.v[cluster / q->rb_entries])) {
+	if (want > q->refcount_max || idx >= q->rt.nr || !q->rt.v[idx]) {
 		k->broken = true; /* no block to put it in */
 		return 0;
 	}
-	while (have != want && !r) { /* seldom more than one */
-		r = q_refcount_add(q, cluster, 1, want > have ? 1 : -1);
-		have += want > have ? 1 : (uint64_t)-1;
-	}
-	return r;
+	return q_refcount_set(q, cluster, want);
 }
 
 static void tell_count(struct check *k, uint64_t cluster, uint64_t have, uint64_t want)
@@ -379,7 +406,7 @@ static int compare_count(struct check *k, uint64_t cluster)
 	if (!r && have != want) {
 		tell_count(k, cluster, have, want);
 		if (may_set(k, have, want))
-			r = set_count(k, cluster, have, want);
+			r = set_count(k, cluster, want);
 	}
 	pthread_mutex_unlock(&q->lock);
 	return r;
@@ -420,12 +447,15 @@ static void tell_copied(struct check *k, const char *what, uint64_t host, bool s
 static int compare_copied(struct check *k, const char *what, uint64_t entry)
 {
 	uint64_t host = entry & Q_OFFSET_MASK, refs = 0;
-	int r;
+	int r = 0;
 
 	if ((host & (k->q->cluster - 1)) || !range_ok(k, host, k->q->cluster))
 		return 0; /* told already */
 	pthread_mutex_lock(&k->q->lock);
-	r = q_refcount_get(k->q, host >> k->q->h.cluster_bits, &refs);
+	if (k->q->h.incompat & Q_INCOMPAT_DIRTY) /* the counts lag */
+		refs = k->refs[host >> k->q->h.cluster_bits];
+	else
+		r = q_refcount_get(k->q, host >> k->q->h.cluster_bits, &refs);
 	pthread_mutex_unlock(&k->q->lock);
 	if (!r && (refs == 1) != !!(entry & Q_COPIED))
 		tell_copied(k, what, host, entry & Q_COPIED);
@@ -551,10 +581,8 @@ static void forget_structure(struct check *k)
 	for (uint32_t i = 0; i < q->rt.nr; i++)
 		if (q->rt.v[i] && range_ok(k, q->rt.v[i], q->cluster))
 			k->refs[q->rt.v[i] >> q->h.cluster_bits]--;
-	for (uint64_t at = 0; at < len; at += q->cluster)
-		if (range_ok(k, q->rt.host + at, 1) &&
-		    k->refs[(q->rt.host + at) >> q->h.cluster_bits])
-			k->refs[(q->rt.host + at) >> q->h.cluster_bits]--;
+	for (uint64_t at = 0; k->table_counted && at < len; at += q->cluster)
+		k->refs[(q->rt.host + at) >> q->h.cluster_bits]--;
 }
 
 /* ---- a pass ---- */
@@ -603,8 +631,9 @@ static int pass(struct check *k)
 {
 	int r = count_everything(k);
 
-	if (!r)
-		r = k->broken && !k->fix ? 0 : compare_counts(k);
+	see_shared_blocks(k);
+	if (!r && !k->broken)
+		r = compare_counts(k);
 	if (!r && k->broken && (k->fix & BLK_FIX_ERRORS)) {
 		forget_structure(k);
 		r = rebuild(k);

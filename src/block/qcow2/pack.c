@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <zstd.h>
 
-/* Other writers of this format use zlib's level 6 with a window of 4 KiB only: libdeflate's level 2,
- * with 32 KiB, packs closer in a seventh of the time.  zstd's own default is what they use. */
+/* Other writers of this format use zlib's level 6 with a window of 4 KiB only: libdeflate's level
+ * 2, with 32 KiB, packs closer in a seventh of the time.  zstd's own default is what they use. */
 enum { DEFLATE_LEVEL = 2, ZSTD_LEVEL = ZSTD_CLEVEL_DEFAULT };
 
 struct q_codec {

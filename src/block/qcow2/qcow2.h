@@ -280,7 +280,9 @@ int q_table_write_dirty(struct blk *file, const struct q_table *t);
 uint64_t q_count_load(unsigned order, const uint8_t *block, uint64_t index);
 void q_count_store(unsigned order, uint8_t *block, uint64_t index, uint64_t value);
 int q_refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *value);
+/* One more or one less, of what is in use: 0 to 1 is for q_alloc. */
 int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t nr, int delta);
+int q_refcount_set(struct qcow2 *q, uint64_t cluster, uint64_t value); /* for repair */
 /* 1 ..*nr clusters in a row, with refcount 1. */
 int q_alloc(struct qcow2 *q, uint64_t *nr, uint64_t *host);
 int q_alloc_all(struct qcow2 *q, uint64_t nr, uint64_t *host);

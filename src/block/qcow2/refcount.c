@@ -245,15 +245,18 @@ static int table_switch(struct qcow2 *q, uint64_t host, uint64_t clusters)
  * the lock across its two flushes. */
 static int table_grow(struct qcow2 *q, uint64_t cluster)
 {
-	uint64_t per_cluster = q->cluster / 8, nr, tail, clusters, total;
+	uint64_t per_cluster = q->cluster / 8, most, nr, tail, clusters, total;
 	int r;
 
 	tail = q_tail(q, &r);
 	if (r < 0)
 		return r;
+	most = MAX(Q_REFTABLE_MAX / 8, per_cluster);
 	nr = MAX(cluster, tail) / q->rb_entries + 1;
 	do { /* what the table itself takes may need entries of its own */
-		nr = ALIGN_UP(nr + nr / 2 + 1, per_cluster);
+		if (nr >= most)
+			return -EFBIG;
+		nr = MIN(ALIGN_UP(nr + nr / 2 + 1, per_cluster), most);
 		clusters = nr / per_cluster;
 		total = with_blocks(q, tail, clusters);
 	} while ((tail + total) / q->rb_entries >= nr);
@@ -297,24 +300,27 @@ static void now_free(struct qcow2 *q, uint64_t cluster)
 	q_cache_forget(&q->rb, host, q->cluster);
 }
 
-static int count_add(struct qcow2 *q, uint64_t cluster, int delta)
+int q_refcount_set(struct qcow2 *q, uint64_t cluster, uint64_t value)
 {
-	uint64_t value;
-	int r = delta > 0 ? need_block(q, cluster) : 0;
-
-	if (!r)
-		r = q_refcount_get(q, cluster, &value);
-	if (r < 0)
-		return r;
-	if (delta > 0 && value >= q->refcount_max)
-		return -EMLINK;
-	if (delta < 0 && !value)
-		return q_corrupt(q, true, "cluster %llu is used but counted as free",
-				 (unsigned long long)cluster);
-	value += (uint64_t)(int64_t)delta;
 	if (!value)
 		now_free(q, cluster);
 	return count_set(q, cluster, value);
+}
+
+/* What is counted here has a user already: q_alloc counts first ones. */
+static int count_add(struct qcow2 *q, uint64_t cluster, int delta)
+{
+	uint64_t value;
+	int r = q_refcount_get(q, cluster, &value);
+
+	if (r < 0)
+		return r;
+	if (!value)
+		return q_corrupt(q, true, "cluster %llu is used but counted as free",
+				 (unsigned long long)cluster);
+	if (delta > 0 && value >= q->refcount_max)
+		return -EMLINK;
+	return q_refcount_set(q, cluster, value + (uint64_t)(int64_t)delta);
 }
 
 int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t nr, int delta)

@@ -913,3 +913,324 @@ TEST(bitmaps_of_qemu_img)
 	blk_close(b);
 	CHECK_EQ(0, fx_run("qemu-img check %s", fx_path("d")));
 }
+
+/* ---- damage ---- */
+
+static uint64_t at64(const char *name, uint64_t off)
+{
+	uint8_t p[8];
+	int fd = open(fx_path(name), O_RDONLY);
+
+	CHECK(fd >= 0);
+	CHECK_EQ(8, pread(fd, p, 8, (off_t)off));
+	close(fd);
+	return be64_load(p);
+}
+
+static void patch64(const char *name, uint64_t off, uint64_t value)
+{
+	uint8_t p[8];
+
+	be64_store(p, value);
+	fx_patch(name, off, p, 8);
+}
+
+static void patch32(const char *name, uint64_t off, uint32_t value)
+{
+	uint8_t p[4];
+
+	be32_store(p, value);
+	fx_patch(name, off, p, 4);
+}
+
+static void small_image(void)
+{
+	struct blk *b;
+
+	fill_blocks(SIZE);
+	memset(model, 0x21, 300000);
+	fx_create("d", "qcow2", SIZE, NULL, NULL);
+	b = fx_open("d", "qcow2", 0);
+	CHECK_EQ(0, blk_write(b, model, SIZE, 0));
+	blk_close(b);
+}
+
+static uint64_t first_block(void)
+{
+	return at64("d", at64("d", 48));
+}
+
+static uint64_t first_table(void)
+{
+	return at64("d", at64("d", 40)) & 0x00fffffffffffe00;
+}
+
+/* The check finds it, repairs it, and the content is what it was. */
+static void is_mended(void)
+{
+	struct blk *b;
+
+	CHECK(fx_check("d", "qcow2", 0).corruptions > 0);
+	CHECK_EQ(0, fx_check("d", "qcow2", BLK_FIX_LEAKS | BLK_FIX_ERRORS).corruptions);
+	fx_is_clean("d", "qcow2");
+	b = fx_open("d", "qcow2", 0);
+	fx_same(b, model, SIZE);
+	blk_close(b);
+	qemu_agrees();
+}
+
+TEST(counts_that_are_too_low_are_mended)
+{
+	small_image();
+	patch64("d", first_block() + 16, 0);
+	is_mended();
+}
+
+TEST(a_lost_refcount_block_is_made_anew)
+{
+	small_image();
+	patch64("d", at64("d", 48), 0);
+	is_mended();
+}
+
+TEST(a_refcount_block_over_data_is_made_anew)
+{
+	small_image();
+	patch64("d", at64("d", 48), at64("d", first_table()) & 0x00fffffffffffe00);
+	is_mended();
+}
+
+TEST(a_lost_refcount_table_is_made_anew)
+{
+	small_image();
+	patch64("d", 48, 1ull << 40);
+	is_mended();
+}
+
+TEST(a_leak_is_a_leak)
+{
+	struct blk_check c;
+
+	small_image();
+	patch64("d", first_table(), 0);
+	memset(model, 0, 65536);
+	c = fx_check("d", "qcow2", 0);
+	CHECK_EQ(0, c.corruptions);
+	CHECK_EQ(1, c.leaks);
+	c = fx_check("d", "qcow2", BLK_FIX_LEAKS);
+	CHECK_EQ(1, c.leaks_fixed);
+	CHECK_EQ(0, c.leaks);
+	fx_is_clean("d", "qcow2");
+	qemu_agrees();
+}
+
+TEST(data_used_twice_is_told_apart)
+{
+	struct blk *b;
+
+	small_image();
+	patch64("d", first_table() + 8, at64("d", first_table()));
+	memcpy(model + 65536, model, 65536);
+	CHECK(fx_check("d", "qcow2", 0).corruptions > 0);
+	CHECK_EQ(0, fx_check("d", "qcow2", BLK_FIX_LEAKS | BLK_FIX_ERRORS).corruptions);
+	b = fx_open("d", "qcow2", 0);
+	fx_same(b, model, SIZE);
+	memset(model, 0x99, 4096);
+	CHECK_EQ(0, blk_write(b, model, 4096, 0));
+	fx_same(b, model, SIZE);
+	blk_close(b);
+	/* The one that is left does not know that it is alone. */
+	CHECK_EQ(1, fx_check("d", "qcow2", BLK_FIX_LEAKS).leaks_fixed);
+	fx_is_clean("d", "qcow2");
+	qemu_agrees();
+}
+
+TEST(entries_that_point_nowhere_are_dropped)
+{
+	struct blk *b;
+
+	small_image();
+	patch64("d", first_table(), 1ull << 50 | 1ull << 63);
+	patch64("d", first_table() + 8, 0x100200 | 1ull << 63);
+	b = fx_open("d", "qcow2", BLK_READONLY);
+	CHECK_EQ(-EIO, blk_read(b, model, 1, 65536));
+	blk_close(b);
+	memset(model, 0, 2 * 65536);
+	is_mended();
+}
+
+TEST(nonsense_met_while_writing_marks_the_image_corrupt)
+{
+	struct blk *b;
+
+	small_image();
+	patch64("d", first_table(), 0x100200 | 1ull << 63);
+	b = fx_open("d", "qcow2", 0);
+	CHECK_EQ(-EIO, blk_write(b, model, 512, 0));
+	CHECK(blk_info(b)->corrupt);
+	CHECK_EQ(-EIO, blk_write(b, model, 512, MiB));
+	CHECK_EQ(0, blk_read(b, past[0], 512, MiB));
+	blk_close(b);
+	fx_refused("d", "qcow2", 0, "marked corrupt");
+	b = fx_open("d", "qcow2", BLK_READONLY);
+	CHECK(blk_info(b)->corrupt);
+	blk_close(b);
+	memset(model, 0, 65536);
+	is_mended();
+	b = fx_open("d", "qcow2", 0);
+	CHECK(!blk_info(b)->corrupt);
+	blk_close(b);
+}
+
+TEST(data_over_metadata_is_not_written)
+{
+	static const uint8_t at[] = {0, 40, 48}; /* the header, L1, refcount table */
+	struct blk *b;
+
+	for (unsigned i = 0; i < 3; i++) {
+		small_image();
+		patch64("d", first_table(), (i ? at64("d", at[i]) : 0x1000000000000) | 1ull << 63);
+		b = fx_open("d", "qcow2", 0);
+		if (i)
+			CHECK_EQ(-EIO, blk_write(b, model, 512, 0));
+		blk_close(b);
+		CHECK(fx_check("d", "qcow2", 0).corruptions > 0);
+	}
+}
+
+TEST(a_crash_with_lazy_refcounts_is_recovered_from)
+{
+	struct blk *b;
+
+	memset(model, 0, sizeof(model));
+	fx_create("d", "qcow2", SIZE, FX_OPTS({"lazy_refcounts", "on"}), NULL);
+	fflush(stdout);
+	if (fork() == 0) {
+		b = fx_open("d", "qcow2", 0);
+		memset(model, 0x31, MiB);
+		blk_write(b, model, MiB, MiB);
+		blk_flush(b);
+		_exit(0);
+	}
+	wait(NULL);
+	memset(model + MiB, 0x31, MiB);
+	b = fx_open("d", "qcow2", BLK_READONLY);
+	CHECK(blk_info(b)->dirty);
+	fx_same(b, model, SIZE);
+	blk_close(b);
+	CHECK_EQ(0, fx_check("d", "qcow2", 0).corruptions);
+	b = fx_open("d", "qcow2", 0);
+	CHECK(!blk_info(b)->dirty);
+	fx_same(b, model, SIZE);
+	blk_close(b);
+	fx_is_clean("d", "qcow2");
+	qemu_agrees();
+}
+
+/* ---- what is refused, and in which words ---- */
+
+static void refused32(uint64_t off, uint32_t value, const char *words)
+{
+	fx_create("d", "qcow2", SIZE, NULL, NULL);
+	patch32("d", off, value);
+	fx_refused("d", "qcow2", BLK_READONLY, words);
+}
+
+static void refused64(uint64_t off, uint64_t value, const char *words)
+{
+	fx_create("d", "qcow2", SIZE, NULL, NULL);
+	patch64("d", off, value);
+	fx_refused("d", "qcow2", BLK_READONLY, words);
+}
+
+TEST(headers_beyond_the_limits_are_refused)
+{
+	refused32(0, 0, "not a qcow2 image");
+	refused32(4, 4, "version 4");
+	refused32(20, 8, "2^8");
+	refused32(20, 22, "2^22");
+	refused64(24, UINT64_MAX - 511, "2^63");
+	refused64(24, 1ull << 50, "too small for the disk");
+	refused32(32, 3, "encryption method 3");
+	refused32(36, 4 << 20 | 1, "32 MiB");
+	refused64(40, 0x30200, "not at a cluster");
+	refused64(40, 1ull << 63, "not at a cluster");
+	refused64(48, 0x200, "not at a cluster");
+	refused32(56, 129, "8 MiB");
+	refused32(60, 65537, "65536 snapshots");
+	refused64(72, 1ull << 40, "bit 40");
+	refused64(72, 1 << 3, "disagree");
+	refused32(96, 7, "64 bits");
+	refused32(100, 103, "header's length");
+	refused32(100, 65537, "header's length");
+	refused64(8, 65537, "backing file's name");
+	refused64(88, 2, "without a data file");
+	refused32(116, 70000, "longer than its cluster");
+}
+
+TEST(an_unknown_feature_is_named)
+{
+	static const char name[46] = "time travel";
+	uint8_t table[2] = {0, 9};
+
+	fx_create("d", "qcow2", SIZE, NULL, NULL);
+	patch64("d", 72, 1 << 9);
+	fx_patch("d", 120, table, 2);
+	fx_patch("d", 122, name, sizeof(name));
+	fx_refused("d", "qcow2", BLK_READONLY, "'time travel' (bit 9)");
+}
+
+TEST(unknown_extensions_are_kept)
+{
+	uint8_t ext[24] = {0};
+	struct blk *b;
+
+	fx_create("base", "qcow2", SIZE, NULL, NULL);
+	fx_create("d", "qcow2", SIZE, NULL, NULL);
+	be32_store(ext, 0x12345678);
+	be32_store(ext + 4, 5);
+	memcpy(ext + 8, "kept!", 5);
+	fx_patch("d", 112, ext, sizeof(ext));
+	b = fx_open("d", "qcow2", 0);
+	CHECK_EQ(0, blk_change_backing(b, "base", "qcow2", &fx_err));
+	blk_close(b);
+	CHECK_EQ(0, fx_run("grep -aq 'kept!' %s", fx_path("d")));
+	b = fx_open("d", "qcow2", 0);
+	CHECK(blk_backing(b));
+	blk_close(b);
+}
+
+TEST(a_backing_file_elsewhere_is_not_opened)
+{
+	fx_create("base", "qcow2", SIZE, NULL, NULL);
+	fx_create("d", "qcow2", SIZE, NULL, NULL);
+	CHECK_EQ(0, fx_run("cp %s %s", fx_path("d"), fx_path("e")));
+	{
+		struct blk *b = fx_open("e", "qcow2", 0);
+
+		CHECK_EQ(0, blk_change_backing(b, "/etc/passwd", "raw", &fx_err));
+		blk_close(b);
+	}
+	fx_refused("e", "qcow2", BLK_READONLY, "/etc/passwd");
+}
+
+TEST(samples_of_others)
+{
+	static const char *const names[] = {"dfvfs/ext2.qcow2", "dfvfs/windows_volume.qcow2"};
+
+	for (unsigned i = 0; i < 2; i++) {
+		const char *path = fx_sample(names[i]);
+		struct blk *b, *raw;
+		uint64_t size;
+
+		NEED("qemu-img");
+		CHECK_EQ(0, fx_run("qemu-img convert -O raw %s %s", path, fx_path("s.raw")));
+		CHECK_EQ(0, blk_open(&b, path, "qcow2", BLK_READONLY | BLK_NO_POOL, &fx_err));
+		raw = fx_open("s.raw", "raw", BLK_READONLY);
+		size = MIN(blk_size(raw), sizeof(model));
+		CHECK_EQ(0, blk_read(raw, model, size, 0));
+		fx_same(b, model, size);
+		blk_close(raw);
+		blk_close(b);
+	}
+}
