@@ -213,7 +213,7 @@ static uint64_t cfg_port_read(void *opaque, uint64_t off, unsigned size)
 		v = cfg_next_byte(f);
 		pthread_mutex_unlock(&f->lock);
 	} else if (off >= OFF_DMA) {
-		memcpy(&v, dma_signature + off - OFF_DMA, MIN(size, OFF_DMA + 8 - off));
+		memcpy(&v, dma_signature + (off - OFF_DMA), MIN(size, OFF_DMA + 8 - off));
 	}
 	return v;
 }
