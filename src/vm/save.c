@@ -149,11 +149,10 @@ static int write_all(struct vm_save_job *job)
 		r = save_writer_ram(job->file, job->vm->mem, &progress, err);
 	if (r == 0)
 		r = save_writer_put(job->file, SAVE_STATE, job->state, job->state_len, err);
-	job->bytes = save_writer_bytes(job->file);
 	if (r < 0)
 		save_writer_abort(job->file);
 	else
-		r = save_writer_commit(job->file, err);
+		r = save_writer_commit(job->file, &job->bytes, err);
 	job->file = NULL;
 	return r;
 }
@@ -299,6 +298,11 @@ int vm_save(struct vm *vm, const char *path, enum vm_save_then then, struct erro
 		return err_set(err, EBUSY, "the VM is being saved already");
 	if (vm_has_ended(vm))
 		return err_set(err, ECANCELED, "the VM has ended");
+	if (vm->cfg.nr_vfio)
+		return err_set(err, ENOTSUP,
+			       "%s is a device of this host, whose state nobody knows: such a VM "
+			       "cannot be saved",
+			       vm->cfg.vfio[0]);
 	job = calloc(1, sizeof(*job));
 	if (!job)
 		return err_errno(err, ENOMEM, "saving");

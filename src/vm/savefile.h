@@ -51,10 +51,10 @@ int save_writer_put(struct save_writer *w, enum save_kind kind, const void *buf,
 		    struct error *err);
 int save_writer_ram(struct save_writer *w, struct mem *mem, const struct save_progress *progress,
 		    struct error *err);
-/* Everything is on the disk under its name when this returns 0.  Ends the writer either way. */
-int save_writer_commit(struct save_writer *w, struct error *err);
+/* Everything is on the disk under its name when this returns 0; *bytes (NULL is fine) is its size.
+ * Ends the writer either way. */
+int save_writer_commit(struct save_writer *w, uint64_t *bytes, struct error *err);
 void save_writer_abort(struct save_writer *w); /* nothing is left; NULL is fine */
-uint64_t save_writer_bytes(const struct save_writer *w);
 
 int save_reader_open(struct save_reader **out, const char *path, struct error *err);
 int save_reader_fd(struct save_reader **out, int fd, const char *name,

@@ -194,6 +194,7 @@ int save_reader_get(struct save_reader *r, enum save_kind kind, uint8_t **buf, s
 	e = payload(r, *buf, err);
 	if (e < 0) {
 		free(*buf);
+		*buf = NULL;
 		return wrap(r, e, err);
 	}
 	return 0;

@@ -167,11 +167,6 @@ int save_writer_put(struct save_writer *w, enum save_kind kind, const void *buf,
 	return put_record(w, &rec, buf, err);
 }
 
-uint64_t save_writer_bytes(const struct save_writer *w)
-{
-	return w->bytes;
-}
-
 /* ---- RAM ---- */
 
 static bool all_zero(const uint8_t *p, size_t len)
@@ -271,7 +266,7 @@ static int sync_directory(const char *path)
 	return r;
 }
 
-int save_writer_commit(struct save_writer *w, struct error *err)
+int save_writer_commit(struct save_writer *w, uint64_t *bytes, struct error *err)
 {
 	struct save_record rec = {.kind = SAVE_END, .len = SAVE_END_LEN};
 	uint8_t end[SAVE_END_LEN];
@@ -287,6 +282,8 @@ int save_writer_commit(struct save_writer *w, struct error *err)
 		save_writer_abort(w);
 		return r;
 	}
+	if (bytes)
+		*bytes = w->bytes;
 	r = sync_directory(w->path);
 	if (r < 0)
 		err_errno(err, -r, "cannot write the directory of '%s'", w->path);

@@ -72,7 +72,7 @@ static void save(void)
 	CHECK_EQ(0, save_writer_put(w, SAVE_CONFIG, "config", 6, &f.err));
 	CHECK_EQ(0, save_writer_ram(w, f.mem, NULL, &f.err));
 	CHECK_EQ(0, save_writer_put(w, SAVE_STATE, "state!", 6, &f.err));
-	CHECK_EQ(0, save_writer_commit(w, &f.err));
+	CHECK_EQ(0, save_writer_commit(w, NULL, &f.err));
 }
 
 /* All of it, into memory that is new. */
