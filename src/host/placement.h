@@ -1,4 +1,5 @@
-/* host/placement.h - where and how eagerly the threads of a VM run: host CPUs and scheduling policy.
+/* host/placement.h - where and how eagerly the threads of a VM run: host CPUs and scheduling
+ * policy.
  *
  * Parsing is pure; applying is for any thread.  See sched(7), cpuset(7) "List format". */
 #pragma once

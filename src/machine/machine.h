@@ -54,8 +54,8 @@ struct machine_config {
 	unsigned phys_bits; /* of the CPU model */
 
 	/* Optional from here. */
-	bool micro;       /* no PIT, RTC, HPET, fw_cfg, SMBIOS: for a Linux that is booted directly */
-	bool realtime;    /* a vCPU never waits long for a host CPU: guests may then spin */
+	bool micro;    /* no PIT, RTC, HPET, fw_cfg, SMBIOS: for a Linux that is booted directly */
+	bool realtime; /* a vCPU never waits long for a host CPU: guests may then spin */
 	uint8_t uuid[16]; /* for SMBIOS, in its byte order; all zero = none */
 };
 
