@@ -25,6 +25,11 @@ struct blk_refs *blk_refs_new(const struct blk_open_opts *opts);
 struct blk_refs *blk_refs_get(struct blk_refs *refs);
 void blk_refs_put(struct blk_refs *refs);
 
+/* --- lock.c ---------------------------------------------------------------------------------- */
+
+/* -EBUSY: somebody else writes it, or (when not readonly) uses it; another error: cannot tell. */
+int blk_lock_fd(int fd, bool readonly);
+
 /* --- raw.c, raw_create.c --------------------------------------------------------------------- */
 
 /* Make and lock a file of this host, empty; a device is taken as it is.  *made: it was not there

@@ -16,7 +16,6 @@
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -64,25 +63,18 @@ static int raw_open_fd(const char *path, unsigned flags, int *fd, struct error *
 	return *fd < 0 ? refuse_open(path, errno, ro, err) : 0;
 }
 
-/* One writer, or any number of readers.  The lock belongs to the open file, not to the process
- * (fcntl(2) "Open file description locks"), and goes away with it. */
 static int raw_lock(int fd, const char *path, bool ro, struct error *err)
 {
-	struct flock fl = {.l_type = ro ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-	int r;
+	int r = blk_lock_fd(fd, ro);
 
-	r = fcntl(fd, F_OFD_SETLK, &fl);
-	if (r < 0 && errno != EAGAIN && errno != EACCES) /* no such locks on this file system */
-		r = flock(fd, (ro ? LOCK_SH : LOCK_EX) | LOCK_NB);
-	if (!r)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
+	if (r == -EBUSY)
 		return err_set(err, EBUSY,
 			       ro ? "'%s' is being written by another process"
 				  : "'%s' is in use by another process",
 			       path);
-	log_warn(&log_raw, "%s: cannot be locked (%s): see that nobody else uses it", path,
-		 strerror(errno));
+	if (r < 0)
+		log_warn(&log_raw, "%s: cannot be locked (%s): see that nobody else uses it", path,
+			 strerror(-r));
 	return 0;
 }
 

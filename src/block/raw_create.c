@@ -31,10 +31,9 @@ static int open_new(const char *path, bool overwrite, bool *made)
 /* Nothing is truncated before the lock says that nobody uses it. */
 static int lock_and_empty(int fd, const char *path, struct error *err)
 {
-	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	struct stat st;
 
-	if (fcntl(fd, F_OFD_SETLK, &fl) < 0 && (errno == EAGAIN || errno == EACCES))
+	if (blk_lock_fd(fd, false) == -EBUSY)
 		return err_set(err, EBUSY, "'%s' is in use by another process", path);
 	if (fstat(fd, &st) < 0)
 		return err_errno(err, errno, "cannot create '%s'", path);
