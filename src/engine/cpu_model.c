@@ -438,6 +438,17 @@ static bool spec_asks_for(const char *spec, enum cpu_feature f)
 	return false;
 }
 
+static int refuse_lacks(const uint64_t *lacks, struct error *err)
+{
+	char names[256];
+
+	cpu_features_print(lacks, names, sizeof(names));
+	return err_set(err, ENOTSUP,
+		       "the engine cannot give a guest here these CPU features: %s; leave them out "
+		       "(--cpu MODEL,-FEATURE) or use --engine soft",
+		       names);
+}
+
 int cpu_model_fit(struct cpu_model *m, const char *spec, const uint64_t *lacks, struct error *err)
 {
 	bool max = strcspn(spec, ",") == 3 && !memcmp(spec, "max", 3);
@@ -446,11 +457,7 @@ int cpu_model_fit(struct cpu_model *m, const char *spec, const uint64_t *lacks, 
 		if (!(lacks[f / 64] >> (f % 64) & 1))
 			continue;
 		if (!max || spec_asks_for(spec, f))
-			return err_set(
-				err, ENOTSUP,
-				"CPU feature %s: the engine cannot give it to a guest here; try "
-				"another model or --engine soft",
-				features[f].name);
+			return refuse_lacks(lacks, err);
 		feature_put(m, f, false);
 	}
 	drop_orphans(m);
