@@ -4,6 +4,8 @@
 
 #include "base/bytes.h"
 
+#define ODD (9 * MiB + 77 * 512)
+
 static void poke32(const char *name, uint64_t off, uint32_t v)
 {
 	uint8_t b[4];
@@ -632,4 +634,92 @@ TEST(cowd_headers_are_bounded)
 	open_refused("x.vmdk", BLK_READONLY, "power of two");
 	poke32("x-delta.vmdk", 4, 2);
 	open_refused("x.vmdk", BLK_READONLY, "version");
+}
+
+/* --- a writer that was killed -------------------------------------------------------------------
+ */
+
+static void copy_files(const char *from, const char *to)
+{
+	DIR *d = opendir(dir);
+	struct dirent *e;
+	char cmd[1024];
+	size_t n = strlen(from);
+
+	CHECK(d);
+	while ((e = readdir(d))) {
+		if (strncmp(e->d_name, from, n) != 0)
+			continue;
+		snprintf(cmd, sizeof(cmd), "cp --sparse=always %s/%s %s/%s%s", dir, e->d_name, dir,
+			 to, e->d_name + n);
+		CHECK_EQ(0, system(cmd));
+	}
+	closedir(d);
+}
+
+/* The descriptor names files of the first one. */
+static void rename_in_descriptor(const char *from, const char *to)
+{
+	char cmd[1024];
+
+	snprintf(cmd, sizeof(cmd), "sed -i 's/\"%s-/\"%s-/' %s", from, to, at("k.vmdk"));
+	CHECK_EQ(0, system(cmd));
+}
+
+/* What the files hold while the disk is open is what a kill leaves: a good disk, and after a flush
+ * all of it. */
+static void survives_a_kill(const char *subformat, bool own_files)
+{
+	struct shadow s, copy;
+	struct blk *b, *k;
+
+	create("a.vmdk", subformat, ODD, NULL);
+	shadow_init(&s, ODD);
+	shadow_init(&copy, ODD);
+	b = open_disk("a.vmdk", 0);
+	for (int i = 0; i < 6; i++) {
+		random_ops(b, &s, 40);
+		if (i % 2)
+			CHECK_EQ(0, blk_flush(b));
+		copy_files("a", "k");
+		if (own_files)
+			rename_in_descriptor("a", "k");
+		CHECK_EQ(0, check_disk("k.vmdk", 0).corruptions);
+		k = open_disk("k.vmdk", 0);
+		if (i % 2)
+			same_content(k, &s);
+		memcpy(copy.data, s.data, s.size);
+		if (i % 2)
+			random_ops(k, &copy, 20); /* life goes on */
+		blk_close(k);
+		CHECK_EQ(0, check_disk("k.vmdk", 0).corruptions);
+	}
+	blk_close(b);
+	shadow_free(&s);
+	shadow_free(&copy);
+}
+
+TEST(a_killed_writer_leaves_a_good_sparse_disk)
+{
+	survives_a_kill("monolithicSparse", false);
+}
+
+TEST(a_killed_writer_leaves_a_good_stream)
+{
+	survives_a_kill("streamOptimized", false);
+}
+
+TEST(a_killed_writer_leaves_a_good_delta)
+{
+	survives_a_kill("vmfsSparse", true);
+}
+
+TEST(a_killed_writer_leaves_a_good_sesparse)
+{
+	survives_a_kill("seSparse", true);
+}
+
+TEST(a_killed_writer_leaves_a_good_split_disk)
+{
+	survives_a_kill("twoGbMaxExtentSparse", true);
 }
