@@ -107,7 +107,7 @@ class Tap:
 
 
 def script(before, commands):
-    lines = [before]
+    lines = [f'python3 {here}/hold.py &', before]
     for c in commands:
         lines += [f'echo "NESTED-BEGIN"; {shlex.join(map(str, c))} </dev/null', 'echo "NESTED-END $?"']
     return '\n'.join(lines) + '\n'
