@@ -244,6 +244,45 @@ def sources_are_put_one_behind_the_other():
 
 
 @case
+def the_kernel_copies_when_asked():
+    source('kc.raw')
+    disk('convert', '-C', '-f', 'raw', 'kc.raw', 'kc2.raw')
+    assert pathlib.Path('kc.raw').read_bytes() == pathlib.Path('kc2.raw').read_bytes()
+
+
+@case
+def an_existing_target_is_written_over():
+    need('qcow2')
+    source('n1.raw', 6, 1)
+    disk('convert', '-f', 'raw', '-O', 'qcow2', source('n2.raw', 9, 2), 'n.qcow2')
+    disk('convert', '-n', '-f', 'raw', '-O', 'qcow2', 'n1.raw', 'n.qcow2')
+    disk('compare', '-q', '-f', 'raw', '-F', 'qcow2', 'n1.raw', 'n.qcow2')  # zeroes behind its end too
+    refused('convert', '-n', '-c', '-f', 'raw', '-O', 'qcow2', 'n1.raw', 'n.qcow2', words=['not empty'])
+    refused('convert', '-n', '-f', 'qcow2', '-O', 'raw', 'n.qcow2', 'n1.raw', words=['has only', 'are needed'])
+
+
+@case
+def all_space_is_taken_on_request():
+    source('sp.raw')
+    disk('convert', '-S', '0', '-f', 'raw', 'sp.raw', 'sp2.raw')
+    assert os.stat('sp2.raw').st_blocks * 512 >= 12 * MIB
+    disk('convert', '-f', 'raw', 'sp2.raw', 'sp3.raw')
+    assert os.stat('sp3.raw').st_blocks * 512 < 6 * MIB
+
+
+@case
+def an_internal_snapshot_is_copied():
+    need('qcow2')
+    disk('convert', '-f', 'raw', '-O', 'qcow2', source('sn.raw'), 'sn.qcow2')
+    qemu('snapshot', '-c', 'before', 'sn.qcow2')
+    disk('convert', '-n', '-f', 'raw', '-O', 'qcow2', source('sn2.raw', 12, 9), 'sn.qcow2')
+    disk('convert', '-f', 'qcow2', '-l', 'snapshot.name=before', 'sn.qcow2', 'sn3.raw')
+    disk('compare', '-q', '-f', 'raw', '-F', 'raw', 'sn.raw', 'sn3.raw')
+    refused('convert', '-f', 'qcow2', '-l', 'after', 'sn.qcow2', 'sn3.raw', words=['after'])
+    refused('convert', '-f', 'raw', '-l', 'x', 'sn.raw', 'sn3.raw', words=['no internal snapshots'])
+
+
+@case
 def manifests_vouch_for_content():
     source('h.raw')
     disk('convert', '-f', 'raw', '--manifest', 'h.txt', 'h.raw', 'h2.raw')
