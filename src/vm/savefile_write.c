@@ -209,19 +209,30 @@ static int put_ram(struct save_writer *w, gpa_t gpa, const uint8_t *from, unsign
 	return put_record(w, &rec, w->packed, err);
 }
 
+/* Records begin at multiples of their size, so that the same memory makes the same file whatever
+ * the host knows of holes in it.  How much of the range comes next; *hole: nobody ever touched it.
+ */
+static uint64_t next_step(struct mem *mem, gpa_t gpa, uint64_t left, bool *hole)
+{
+	uint64_t block = MIN(SAVE_RECORD_BYTES - gpa % SAVE_RECORD_BYTES, left);
+	uint64_t empty = mem_hole(mem, gpa, left);
+
+	*hole = empty >= block;
+	return *hole ? block + ALIGN_DOWN(empty - block, SAVE_RECORD_BYTES) : block;
+}
+
 static int put_range(struct save_writer *w, struct mem *mem, const struct mem_range *range,
 		     uint64_t before, const struct save_progress *progress, struct error *err)
 {
 	uint64_t total = mem_ram_size(mem), step;
+	bool hole;
 	int r = 0;
 
 	for (uint64_t off = 0; off < range->size && r == 0; off += step) {
-		step = mem_hole(mem, range->gpa + off, range->size - off);
-		if (!step) {
-			step = MIN(SAVE_RECORD_BYTES, range->size - off);
+		step = next_step(mem, range->gpa + off, range->size - off, &hole);
+		if (!hole)
 			r = put_ram(w, range->gpa + off, range->hva + off,
 				    (unsigned)(step / PAGE_SIZE), err);
-		}
 		if (r == 0 && progress &&
 		    !progress->tell(progress->opaque, before + off + step, total))
 			r = err_set(err, ECANCELED, "the save was given up");
