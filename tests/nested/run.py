@@ -36,8 +36,9 @@ def guests(*images):
 
 
 def resume(case, engines, cpus=1, saves=2):
+    # The base model: what both engines can be, so that a guest may go from one to the other.
     return ['python3', top / 'tests/boot/resume.py', hv, assets, case, '--engines', engines, '--cpus', cpus,
-            '--saves', saves]
+            '--saves', saves, '--cpu', 'base']
 
 
 def programs(*patterns):
