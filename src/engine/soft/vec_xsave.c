@@ -526,18 +526,6 @@ void exec_ldmxcsr(struct cpu *cpu, const struct insn *in)
 /* --- state in and out ---------------------------------------------------------------------------
  */
 
-void vec_get(struct cpu *cpu, struct x86_state *s)
-{
-	const struct vec_x87_ptr *x = &cpu->vec->x87;
-
-	vec_release(cpu);
-	memcpy(s->xsave, cpu->vec->area, sizeof(s->xsave));
-	VEC_AT(uint32_t, s->xsave, XS_MXCSR_MASK) = vec_mxcsr_mask(cpu);
-	VEC_AT(uint16_t, s->xsave, XS_FOP) = x->op;
-	VEC_AT(uint64_t, s->xsave, XS_FIP) = x->ip;
-	VEC_AT(uint64_t, s->xsave, XS_FDP) = x->dp;
-}
-
 static void clear_unused(uint8_t *area, uint64_t bv)
 {
 	for (unsigned i = 2; i < VEC_NR_COMPONENTS; i++)
@@ -545,9 +533,31 @@ static void clear_unused(uint8_t *area, uint64_t bv)
 			memset(area + vec_components[i].offset, 0, vec_components[i].size);
 }
 
+static uint64_t known_components(const struct cpu *cpu)
+{
+	return cpu->vm->model->xcr0_supported | XCR0_X87 | XCR0_SSE;
+}
+
+void vec_get(struct cpu *cpu, struct x86_state *s)
+{
+	const struct vec_x87_ptr *x = &cpu->vec->x87;
+	uint64_t bv;
+
+	vec_release(cpu);
+	memcpy(s->xsave, cpu->vec->area, sizeof(s->xsave));
+	/* A host that does not track what is in use says that everything is. */
+	bv = VEC_AT(uint64_t, s->xsave, XS_BV) & known_components(cpu);
+	VEC_AT(uint64_t, s->xsave, XS_BV) = bv;
+	clear_unused(s->xsave, bv);
+	VEC_AT(uint32_t, s->xsave, XS_MXCSR_MASK) = vec_mxcsr_mask(cpu);
+	VEC_AT(uint16_t, s->xsave, XS_FOP) = x->op;
+	VEC_AT(uint64_t, s->xsave, XS_FIP) = x->ip;
+	VEC_AT(uint64_t, s->xsave, XS_FDP) = x->dp;
+}
+
 int vec_set(struct cpu *cpu, const struct x86_state *s, struct error *err)
 {
-	uint64_t known = cpu->vm->model->xcr0_supported | XCR0_X87 | XCR0_SSE;
+	uint64_t known = known_components(cpu);
 	uint64_t bv = VEC_AT(const uint64_t, s->xsave, XS_BV) & ~XCR0_PKRU;
 
 	if (bv & ~known)
