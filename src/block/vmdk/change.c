@@ -350,12 +350,47 @@ static bool has_flat(const struct vmdk *v)
 	return false;
 }
 
+static int store_parent_cid(struct vmdk *v, uint32_t cid, struct error *err)
+{
+	char text[16];
+	int r;
+
+	snprintf(text, sizeof(text), "%08x", cid);
+	r = vmdk_desc_set(&v->desc, "parentCID", text, false, "CID");
+	if (r < 0)
+		return err_errno(err, -r, "'%s'", v->b->path);
+	r = vmdk_desc_store(v, err);
+	if (!r)
+		v->desc.parent_cid = cid;
+	return r;
+}
+
+/* A layer that holds nothing fits its parent as that is now, whatever was written there meanwhile:
+ * after a commit, this layer's own data. */
+static int follow_parent(struct vmdk *v, struct error *err)
+{
+	const char *hint = v->desc.parent_hint;
+	uint32_t cid;
+	int r;
+
+	if (!hint || v->desc.parent_cid == CID_NONE)
+		return 0;
+	if (parent_cid_of(v->b, hint, &cid, NULL) < 0 &&
+	    parent_cid_of(v->b, vmdk_base_name(hint), &cid, NULL) < 0)
+		return 0; /* opening this one will say that it is not there */
+	if (cid == v->desc.parent_cid)
+		return 0;
+	pthread_mutex_lock(&v->desc_lock);
+	r = store_parent_cid(v, cid, err);
+	pthread_mutex_unlock(&v->desc_lock);
+	return r;
+}
+
 /* What stands in the descriptor; the chain that is open stays as it is. */
 int vmdk_change_backing(struct blk *b, const char *backing, const char *format, struct error *err)
 {
 	struct vmdk *v = vmdk_of(b);
 	uint32_t cid = CID_NONE;
-	char text[16];
 	int r = 0;
 
 	if (!v->desc.text || has_flat(v))
@@ -369,17 +404,16 @@ int vmdk_change_backing(struct blk *b, const char *backing, const char *format, 
 		r = parent_cid_of(b, backing, &cid, err);
 	if (r < 0)
 		return r;
-	snprintf(text, sizeof(text), "%08x", cid);
 	pthread_mutex_lock(&v->desc_lock);
-	r = vmdk_desc_set(&v->desc, "parentCID", text, false, "CID");
-	if (!r)
-		r = vmdk_desc_set(&v->desc, "parentFileNameHint", backing, true, "createType");
+	r = vmdk_desc_set(&v->desc, "parentFileNameHint", backing, true, "createType");
 	if (r < 0)
 		err_errno(err, -r, "'%s'", b->path);
 	else
-		r = vmdk_desc_store(v, err);
-	if (!r)
-		v->desc.parent_cid = cid;
+		r = store_parent_cid(v, cid, err);
+	if (!r) {
+		free(v->desc.parent_hint);
+		v->desc.parent_hint = backing ? strdup(backing) : NULL;
+	}
 	pthread_mutex_unlock(&v->desc_lock);
 	return r ? r : blk_flush(b->file);
 }
@@ -424,7 +458,10 @@ int vmdk_make_empty(struct blk *b, struct error *err)
 		r = v->ext[i].writable ? empty_extent(&v->ext[i]) : -EROFS;
 	if (!r)
 		r = b->fmt->flush(b);
-	return r < 0 ? err_errno(err, -r, "'%s' cannot be emptied", b->path) : 0;
+	if (r < 0)
+		return err_errno(err, -r, "'%s' cannot be emptied", b->path);
+	r = follow_parent(v, err);
+	return r ? r : b->fmt->flush(b);
 }
 
 /* ---- options ---- */

@@ -498,6 +498,26 @@ TEST(a_layer_is_emptied)
 	shadow_free(&s);
 }
 
+TEST(an_emptied_layer_fits_its_parent_as_it_is_now)
+{
+	struct blk *x, *base;
+	char got[6];
+
+	create("base.vmdk", NULL, MiB, NULL);
+	create("x.vmdk", "vmfsSparse", 0, "base.vmdk");
+	x = open_disk("x.vmdk", BLK_NO_BACKING);
+	base = open_disk("base.vmdk", 0);
+	CHECK_EQ(0, blk_write(x, "hello", 6, 0));
+	CHECK_EQ(0, blk_write(base, "hello", 6, 0)); /* a commit */
+	CHECK_EQ(0, blk_make_empty(x, NULL));
+	blk_close(x);
+	blk_close(base);
+	x = open_disk("x.vmdk", 0);
+	CHECK_EQ(0, blk_read(x, got, 6, 0));
+	CHECK_STR("hello", got);
+	blk_close(x);
+}
+
 TEST(a_parent_is_named_anew)
 {
 	struct blk *b;
