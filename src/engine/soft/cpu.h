@@ -162,7 +162,7 @@ struct cpu {
 	struct xlat *xlat;
 	uint32_t xl_flags;  /* guest flags as LAHF and SETO AL leave them in EAX */
 	uint32_t xl_events; /* events that end translated code */
-	uint64_t xl_host_rsp, xl_target;
+	uint64_t xl_host_rsp, xl_rsp_limit, xl_target;
 	unsigned xl_left; /* instructions of the block that were counted and have not run */
 	struct xlat_jump *xl_jump;
 

@@ -76,6 +76,11 @@ void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
 	e->target = target;
 	e->flags = g->flags;
 	e->back = target < g->next_rip;
+	if (cc == EXIT_CALL) {
+		x_call_to(g, 0);
+		e->jump = x_offset(g) - 4;
+		return;
+	}
 	e->jump = cc == EXIT_JMP ? x_jmp(g) : x_jcc(g, cc);
 }
 
@@ -208,22 +213,51 @@ static void jmp_ind(struct xgen *g, const struct insn *in)
 	x_jmp_mem(g, &found_code);
 }
 
+/* --- calls and returns -------------------------------------------------------------------------
+ *
+ * A call also calls on the host's stack, above the address the guest is expected to return to:
+ *
+ *     push <guest return address>           RET:  cmp  t0, [rsp + 8] ; jne other
+ *     call <callee>                               ret
+ *     lea  rsp, [rsp + 8]                   other: mov rsp, <base>, then the jump table
+ *     jmp  <block after the call>
+ *
+ * so that the host's return predictor predicts the guest's returns.  Whatever goes through the run
+ * loop leaves an empty stack: code that is dropped, or mapped elsewhere, is not returned to.  At
+ * the bottom lies a frame for address 0, whose landing asks the run loop.  The depth is limited;
+ * the frames are forgotten when it is reached. */
+
+static void stack_reset(struct xgen *g)
+{
+	const struct xmem base = XMEM_CPU(g, xl_host_rsp);
+
+	x_load(g, H_RSP, &base);
+}
+
+static void move_guest_sp(struct xgen *g, int32_t by)
+{
+	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = by});
+}
+
 static void ret(struct xgen *g, const struct insn *in)
 {
+	const struct xmem expected = {.base = H_RSP, .index = H_NONE, .disp = 8};
+	int32_t drop = 8 + (int32_t)(uint16_t)in->imm;
 	struct xmem m;
+	uint32_t other;
 
 	xlat_mem_at(g, H_GUEST_RSP, 0, 8, false, false, &m);
 	x_load(g, T0, &m);
+	x_cmp_mem(g, T0, &expected);
+	other = x_jcc(g, CC_NZ);
+	move_guest_sp(g, drop);
+	x8(g, 0xc3);
+	x_patch(g->x, other, x_offset(g));
+	stack_reset(g);
 	find_target(g);
-	x_lea(g, H_GUEST_RSP,
-	      &(struct xmem){.base = H_GUEST_RSP,
-			     .index = H_NONE,
-			     .disp = 8 + (int32_t)(uint16_t)in->imm});
+	move_guest_sp(g, drop);
 	x_jmp_mem(g, &found_code);
 }
-
-/* --- calls -------------------------------------------------------------------------------------
- */
 
 static void push_return(struct xgen *g, bool back)
 {
@@ -240,10 +274,40 @@ static void push_return(struct xgen *g, bool back)
 	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = -8});
 }
 
+/* T0 is free.  The frame for the return predictor; then comes the host's call. */
+static void push_expected(struct xgen *g)
+{
+	const struct xmem limit = XMEM_CPU(g, xl_rsp_limit);
+	uint32_t enough;
+
+	x_cmp_mem(g, H_RSP, &limit);
+	enough = x_jcc(g, CC_AE);
+	stack_reset(g);
+	x_patch(g->x, enough, x_offset(g));
+	if (g->next_rip == (uint64_t)(int32_t)g->next_rip) {
+		x8(g, 0x68);
+		x32(g, (uint32_t)g->next_rip);
+	} else {
+		x_mov_imm(g, T0, g->next_rip);
+		x8(g, 0x41);
+		x8(g, 0x50 | (T0 & 7));
+	}
+}
+
+/* Where the host's RET comes back to. */
+static void landing(struct xgen *g)
+{
+	x_lea(g, H_RSP, &(struct xmem){.base = H_RSP, .index = H_NONE, .disp = 8});
+	g->flags = FL_MEM;
+	xlat_exit_jump(g, 0, g->next_rip, EXIT_JMP);
+}
+
 static void call(struct xgen *g, const struct insn *in)
 {
 	push_return(g, false);
-	xlat_exit_jump(g, 1, g->next_rip + in->imm, EXIT_JMP);
+	push_expected(g);
+	xlat_exit_jump(g, 1, g->next_rip + in->imm, EXIT_CALL);
+	landing(g);
 }
 
 static void call_ind(struct xgen *g, const struct insn *in)
@@ -255,7 +319,9 @@ static void call_ind(struct xgen *g, const struct insn *in)
 	x_load(g, T1, &found_code);
 	x_store(g, &kept, T1);
 	push_return(g, false);
-	x_jmp_mem(g, &kept);
+	push_expected(g);
+	x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0xff}, 2, &kept, 0);
+	landing(g);
 }
 
 static void jcc(struct xgen *g, const struct insn *in)

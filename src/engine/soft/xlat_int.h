@@ -150,7 +150,7 @@ struct xlat {
 	size_t nr_order;
 	/* thunks */
 	struct xexit *(*enter)(const void *code);
-	uint32_t leave, interp, interp_end, leave_found;
+	uint32_t leave, leave_to, leave_found, interp, interp_end;
 	struct xlat_lockstep *lockstep;
 	uint64_t expected; /* xlat_jump_expect */
 	int dump_fd, perf_fd;
@@ -304,7 +304,7 @@ void xlat_call_interp(struct xgen *g, bool last);
 
 void xlat_entries(struct xgen *g);
 void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc_or_jmp);
-enum { EXIT_JMP = 16 };
+enum { EXIT_JMP = 16, EXIT_CALL };
 void xlat_cold(struct xgen *g); /* slow paths and exit stubs */
 
 /* --- the rest ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /* engine/soft/xlat_thunk.c - the few pieces of hand-made code between C and translated code.
  *
  *   enter       C calls it with the address to go to: saves C's registers, loads the guest's
+ *   leave_to    T0 = address: likewise, to go on there
  *   leave_found the same with XLAT_FOUND: lockstep's only entry of the jump table
  *   leave       T0 = struct xexit *: stores the guest's registers, returns it to enter's caller
  *   interp      called with T0 = struct xsite *: stores the guest's registers, has the instruction
@@ -63,6 +64,8 @@ static void store_guest(struct xgen *g)
 	x_store(g, &cc, H_RAX);
 }
 
+enum { STACK_ROOM = 64 * KiB }; /* for frames of calls: 4096 deep */
+
 static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, T0, T1, H_GUEST_RSP};
 
 static void push_reg(struct xgen *g, unsigned reg, uint8_t code)
@@ -72,13 +75,28 @@ static void push_reg(struct xgen *g, unsigned reg, uint8_t code)
 	x8(g, (uint8_t)(code | (reg & 7)));
 }
 
+/* A frame for a return to address 0: xlat_flow.c.  RAX is free. */
+static void stack_bottom(struct xgen *g)
+{
+	const struct xmem code = {
+		.base = H_RIP, .index = H_NONE, .abs = x_rx(g->x, g->x->leave_to)};
+
+	x8(g, 0x6a); /* push 0 */
+	x8(g, 0);
+	x_lea(g, H_RAX, &code);
+	push_reg(g, H_RAX, 0x50);
+}
+
 static void emit_enter(struct xgen *g)
 {
-	const struct xmem sp = XMEM_CPU(g, xl_host_rsp);
+	const struct xmem sp = XMEM_CPU(g, xl_host_rsp), limit = XMEM_CPU(g, xl_rsp_limit);
 
 	for (unsigned i = 0; i < sizeof(saved); i++)
 		push_reg(g, saved[i], 0x50);
+	stack_bottom(g);
 	x_store(g, &sp, H_RSP);
+	x_lea(g, T0, &(struct xmem){.base = H_RSP, .index = H_NONE, .disp = -STACK_ROOM});
+	x_store(g, &limit, T0);
 	x_mov(g, T1, H_RDI);
 	load_guest(g);
 	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0xff}, 4, T1); /* jmp t1 */
@@ -89,6 +107,7 @@ static void emit_return(struct xgen *g)
 	const struct xmem sp = XMEM_CPU(g, xl_host_rsp);
 
 	x_load(g, H_RSP, &sp);
+	x_lea(g, H_RSP, &(struct xmem){.base = H_RSP, .index = H_NONE, .disp = 16});
 	for (unsigned i = sizeof(saved); i--;)
 		push_reg(g, saved[i], 0x58);
 	x8(g, 0xc3);
@@ -99,6 +118,16 @@ static void emit_leave(struct xgen *g)
 	store_guest(g);
 	x_mov(g, H_RAX, T0);
 	emit_return(g);
+}
+
+/* Go on at T0 by way of the run loop. */
+static void emit_leave_to(struct xgen *g)
+{
+	const struct xmem rip = XMEM_CPU(g, rip);
+
+	x_store(g, &rip, T0);
+	op_rr(g, 0x31, T0, T0);
+	emit_leave(g);
 }
 
 /* Reached through the jump table, whose only entry is xlat.expected. */
@@ -151,6 +180,8 @@ void xlat_thunks(struct xlat *x)
 	g->x = x;
 	g->cpu = x->cpu;
 	g->p = x->rw;
+	x->leave_to = x_offset(g);
+	emit_leave_to(g);
 	x->enter = (struct xexit * (*)(const void *))(uintptr_t)x_rx(x, x_offset(g));
 	emit_enter(g);
 	x->leave_found = x_offset(g);
