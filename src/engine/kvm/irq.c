@@ -54,24 +54,19 @@ static int msi_send_kernel(struct engine_vm *vm, uint64_t addr, uint32_t data)
 /* --- routes ------------------------------------------------------------------------------------
  */
 
-struct routes {
-	struct kvm_irq_routing head;
-	struct kvm_irq_routing_entry entry[MAX_ROUTES];
-};
-
-static void route_chip(struct routes *t, uint32_t gsi, uint32_t chip, uint32_t pin)
+static void route_chip(struct kvm_irq_routing *t, uint32_t gsi, uint32_t chip, uint32_t pin)
 {
-	t->entry[t->head.nr++] = (struct kvm_irq_routing_entry){
+	t->entries[t->nr++] = (struct kvm_irq_routing_entry){
 		.gsi = gsi,
 		.type = KVM_IRQ_ROUTING_IRQCHIP,
 		.u.irqchip = {.irqchip = chip, .pin = pin},
 	};
 }
 
-static void route_msi(const struct engine_vm *vm, struct routes *t, uint32_t gsi, uint64_t addr,
-		      uint32_t data)
+static void route_msi(const struct engine_vm *vm, struct kvm_irq_routing *t, uint32_t gsi,
+		      uint64_t addr, uint32_t data)
 {
-	t->entry[t->head.nr++] = (struct kvm_irq_routing_entry){
+	t->entries[t->nr++] = (struct kvm_irq_routing_entry){
 		.gsi = gsi,
 		.type = KVM_IRQ_ROUTING_MSI,
 		.u.msi = {.address_lo = msi_low(vm, addr),
@@ -80,7 +75,7 @@ static void route_msi(const struct engine_vm *vm, struct routes *t, uint32_t gsi
 	};
 }
 
-static void route_chips(const struct engine_vm *vm, struct routes *t)
+static void route_chips(const struct engine_vm *vm, struct kvm_irq_routing *t)
 {
 	for (unsigned n = 0; n < KVM_NR_PINS; n++) {
 		const struct kvm_pin *p = &vm->pins[n];
@@ -98,7 +93,7 @@ static void route_chips(const struct engine_vm *vm, struct routes *t)
 /* With irq_lock. */
 static int routes_write(struct engine_vm *vm)
 {
-	struct routes *t = calloc(1, sizeof(*t));
+	struct kvm_irq_routing *t = calloc(1, sizeof(*t) + MAX_ROUTES * sizeof(t->entries[0]));
 	int r;
 
 	if (!t)

@@ -59,36 +59,38 @@ static const struct msr_row {
 // clang-format on
 _Static_assert(ARRAY_SIZE(rows) <= 64, "engine_vm.msr_mask has one bit per row");
 
-struct msr_list {
-	struct kvm_msrs head;
-	struct kvm_msr_entry entries[ARRAY_SIZE(rows)];
-};
+/* Room for n entries behind the head. */
+#define MSR_LIST(n)                                                                                \
+	union {                                                                                    \
+		struct kvm_msrs head;                                                              \
+		uint8_t room[sizeof(struct kvm_msrs) + (n) * sizeof(struct kvm_msr_entry)];        \
+	}
 
 /* --- state -------------------------------------------------------------------------------------
  */
 
 int kvm_msr_get(struct engine_cpu *cpu, uint32_t index, uint64_t *value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = {.head.nmsrs = 1, .entry.index = index};
-	int r = kvm_ioctl(cpu->fd, KVM_GET_MSRS, &one);
+	MSR_LIST(1) one = {.room = {0}};
+	int r;
 
+	one.head.nmsrs = 1;
+	one.head.entries[0].index = index;
+	r = kvm_ioctl(cpu->fd, KVM_GET_MSRS, &one);
 	if (r != 1)
 		return r < 0 ? r : -ENOENT;
-	*value = one.entry.data;
+	*value = one.head.entries[0].data;
 	return 0;
 }
 
 int kvm_msr_set(struct engine_cpu *cpu, uint32_t index, uint64_t value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = {.head.nmsrs = 1, .entry = {.index = index, .data = value}};
-	int r = kvm_ioctl(cpu->fd, KVM_SET_MSRS, &one);
+	MSR_LIST(1) one = {.room = {0}};
+	int r;
 
+	one.head.nmsrs = 1;
+	one.head.entries[0] = (struct kvm_msr_entry){.index = index, .data = value};
+	r = kvm_ioctl(cpu->fd, KVM_SET_MSRS, &one);
 	return r == 1 ? 0 : r < 0 ? r : -EINVAL;
 }
 
@@ -121,14 +123,14 @@ static uint64_t field_get(const struct x86_state *s, const struct msr_row *row)
 
 int kvm_msrs_get(struct engine_cpu *cpu, struct x86_state *s)
 {
-	struct msr_list list = {0};
+	MSR_LIST(ARRAY_SIZE(rows)) list = {.room = {0}};
 	uint64_t mask = cpu->vm->msr_mask;
 	uint32_t n = 0;
 	int r;
 
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		if (mask >> i & 1)
-			list.entries[n++].index = rows[i].index;
+			list.head.entries[n++].index = rows[i].index;
 	list.head.nmsrs = n;
 	r = kvm_ioctl(cpu->fd, KVM_GET_MSRS, &list);
 	if (r != (int)n)
@@ -136,7 +138,7 @@ int kvm_msrs_get(struct engine_cpu *cpu, struct x86_state *s)
 	n = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		if (mask >> i & 1)
-			field_put(s, &rows[i], list.entries[n++].data);
+			field_put(s, &rows[i], list.head.entries[n++].data);
 	return 0;
 }
 
@@ -148,7 +150,7 @@ static bool row_needed(const struct msr_row *row, uint64_t v)
 
 int kvm_msrs_set(struct engine_cpu *cpu, const struct x86_state *s, struct error *err)
 {
-	struct msr_list list = {0};
+	MSR_LIST(ARRAY_SIZE(rows)) list = {.room = {0}};
 	uint64_t mask = cpu->vm->msr_mask;
 	uint32_t n = 0;
 	int r;
@@ -157,7 +159,7 @@ int kvm_msrs_set(struct engine_cpu *cpu, const struct x86_state *s, struct error
 		uint64_t v = field_get(s, &rows[i]);
 
 		if (mask >> i & 1)
-			list.entries[n++] =
+			list.head.entries[n++] =
 				(struct kvm_msr_entry){.index = rows[i].index, .data = v};
 		else if (row_needed(&rows[i], v))
 			return err_set(err, ENOTSUP,
@@ -171,7 +173,7 @@ int kvm_msrs_set(struct engine_cpu *cpu, const struct x86_state *s, struct error
 	if (r < 0)
 		return err_errno(err, -r, "vCPU %u: MSRs", cpu->index);
 	return err_set(err, EINVAL, "vCPU %u: KVM does not take %#llx in MSR %#x", cpu->index,
-		       (unsigned long long)list.entries[r].data, list.entries[r].index);
+		       (unsigned long long)list.head.entries[r].data, list.head.entries[r].index);
 }
 
 /* --- who serves which --------------------------------------------------------------------------
