@@ -738,16 +738,21 @@ TEST(encrypted_subclusters_preallocated)
 TEST(encrypted_images_of_qemu_img)
 {
 	struct blk *b;
-	int fd;
+	int fd, made = 1;
 
 	NEED("qemu-img");
 	fill_blocks(SIZE);
 	fd = open(fx_path("model.raw"), O_CREAT | O_RDWR | O_TRUNC, 0600);
 	CHECK_EQ(SIZE, write(fd, model, SIZE));
 	close(fd);
-	CHECK_EQ(0, fx_run("qemu-img convert --object secret,id=s,data=horse -f raw -O qcow2 -o "
-			   "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 %s %s",
-			   fx_path("model.raw"), fx_path("d")));
+	/* It measures how fast it hashes, and gives up when a busy machine makes that impossible.
+	 */
+	for (unsigned i = 0; made && i < 5; i++)
+		made = fx_run("qemu-img convert --object secret,id=s,data=horse -f raw -O qcow2 -o "
+			      "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=%u %s %s",
+			      10 + 100 * i, fx_path("model.raw"), fx_path("d"));
+	if (made)
+		SKIP("qemu-img makes no encrypted image here");
 	b = open_secret("horse", 0);
 	CHECK(b);
 	fx_same(b, model, SIZE);
