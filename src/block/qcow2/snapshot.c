@@ -346,7 +346,7 @@ static int copied_slice(struct qcow2 *q, struct q_place *at, void *opaque)
 static int copied_table(struct qcow2 *q, struct q_table *l1, uint32_t i, bool clear)
 {
 	uint64_t table = l1->v[i] & Q_OFFSET_MASK;
-	bool set;
+	bool set = false;
 	int r;
 
 	if (!table)
