@@ -44,7 +44,7 @@ static int map_entry(struct grid *g, uint64_t block, struct tables_page **page, 
 static int vdi_get(struct grid *g, uint64_t block, struct grid_entry *e)
 {
 	struct tables_page *page;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	uint32_t value;
 	int r = map_entry(g, block, &page, &entry);
 
@@ -62,7 +62,7 @@ static int vdi_get(struct grid *g, uint64_t block, struct grid_entry *e)
 static int vdi_set(struct grid *g, uint64_t block, const struct grid_entry *e)
 {
 	struct tables_page *page;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	int r = map_entry(g, block, &page, &entry);
 
 	if (r < 0)

@@ -188,12 +188,16 @@ int vhd_open_parent(struct blk *b, const struct vhd *v, struct error *err)
 
 /* ---- naming ---- */
 
+/* With backslashes where Windows is to understand it. */
 static int put_locator(uint8_t *l, uint32_t code, uint8_t *room, uint64_t at, const char *name)
 {
 	size_t len = utf8_to_utf16(name, true, room, LOCATOR_MAX);
 
 	if (!len)
 		return -ENAMETOOLONG;
+	for (size_t i = 0; i < len && code == CODE_W2RU; i += 2)
+		if (room[i] == '/' && !room[i + 1])
+			room[i] = '\\';
 	be32_store(l + LOCATOR_CODE, code);
 	be32_store(l + LOCATOR_SPACE, LOCATOR_MAX); /* bytes, as Windows writes it */
 	be32_store(l + LOCATOR_LENGTH, (uint32_t)len);

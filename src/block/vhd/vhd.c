@@ -67,7 +67,7 @@ static bool may_be_block(const struct grid *g, uint64_t at)
 static int vhd_get(struct grid *g, uint64_t block, struct grid_entry *e)
 {
 	struct tables_page *page;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	uint64_t at;
 	int r = table_entry(g, block, &page, &entry);
 
@@ -85,7 +85,7 @@ static int vhd_get(struct grid *g, uint64_t block, struct grid_entry *e)
 static int vhd_set(struct grid *g, uint64_t block, const struct grid_entry *e)
 {
 	struct tables_page *page;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	int r = table_entry(g, block, &page, &entry);
 
 	if (r < 0)
@@ -122,7 +122,7 @@ static int vhd_part_get(struct grid *g, uint64_t block, uint32_t in, uint32_t *l
 	uint32_t first = in / 512, end = (uint32_t)((in + (uint64_t)*len + 511) / 512), s;
 	struct tables_page *page;
 	struct grid_entry e;
-	uint8_t *byte;
+	uint8_t *byte = NULL;
 	int r = vhd_get(g, block, &e);
 
 	for (s = first; s < end && !r; s++) {
@@ -144,7 +144,7 @@ static int vhd_part_set(struct grid *g, uint64_t block, uint32_t in, uint32_t le
 {
 	struct tables_page *page;
 	struct grid_entry e;
-	uint8_t *byte, bit;
+	uint8_t *byte = NULL, bit;
 	int r = vhd_get(g, block, &e);
 
 	for (uint32_t s = in / 512; s < (in + (uint64_t)len) / 512 && !r; s++) {

@@ -76,7 +76,7 @@ static int vhdx_get(struct grid *g, uint64_t block, struct grid_entry *e)
 	struct vhdx *v = g->priv;
 	struct tables_page *page;
 	uint64_t value;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	int r = bat_entry(v, payload_index(v, block), &page, &entry);
 
 	if (r < 0)
@@ -102,7 +102,7 @@ static int vhdx_set(struct grid *g, uint64_t block, const struct grid_entry *e)
 	struct vhdx *v = g->priv;
 	bool there = e->state == GRID_DATA || e->state == GRID_PART;
 	struct tables_page *page;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	int r = bat_entry(v, payload_index(v, block), &page, &entry);
 
 	if (r < 0)
@@ -119,7 +119,7 @@ static int bitmap_place(struct vhdx *v, uint64_t block, uint64_t *at)
 {
 	struct tables_page *page;
 	uint64_t value;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	int r = bat_entry(v, bitmap_index(v, block), &page, &entry);
 
 	*at = 0;
@@ -138,7 +138,7 @@ static int bitmap_place(struct vhdx *v, uint64_t block, uint64_t *at)
 static int new_bitmap(struct vhdx *v, uint64_t block, uint64_t *at)
 {
 	struct tables_page *page;
-	uint8_t *entry;
+	uint8_t *entry = NULL;
 	bool fresh;
 	int r = grid_take(&v->grid, 1, at, &fresh);
 
@@ -173,7 +173,7 @@ static int vhdx_part_get(struct grid *g, uint64_t block, uint32_t in, uint32_t *
 	uint32_t first = in / v->sector, s;
 	uint32_t end = (uint32_t)((in + (uint64_t)*len + v->sector - 1) / v->sector);
 	struct tables_page *page;
-	uint8_t *byte;
+	uint8_t *byte = NULL;
 	uint64_t at;
 	int r = bitmap_place(v, block, &at);
 
@@ -199,7 +199,7 @@ static int vhdx_part_set(struct grid *g, uint64_t block, uint32_t in, uint32_t l
 	struct vhdx *v = g->priv;
 	uint32_t end = (uint32_t)((in + (uint64_t)len) / v->sector);
 	struct tables_page *page;
-	uint8_t *byte, bit;
+	uint8_t *byte = NULL, bit;
 	uint64_t at;
 	int r = bitmap_place(v, block, &at);
 
