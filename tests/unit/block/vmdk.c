@@ -351,7 +351,7 @@ TEST(a_parent_is_found_by_its_name_beside_us)
 	CHECK_EQ(0, blk_write(b, "hello", 6, 0));
 	blk_close(b);
 	create("x.vmdk", NULL, 0, "././././././base.vmdk");
-	rename_parent("x.vmdk", "././././././base.vmdk", "C:\\vms\\disks\\base.vmdk" + 1);
+	rename_parent("x.vmdk", "././././././base.vmdk", "D:\\vms\\disk\\base.vmdk");
 	b = open_disk("x.vmdk", 0);
 	CHECK_EQ(0, blk_read(b, got, 6, 0));
 	CHECK_STR("hello", got);
