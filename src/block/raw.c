@@ -31,6 +31,14 @@ struct raw {
 	 * who wait spin as long as that one runs: time that the other threads' reading should have.
 	 */
 	pthread_mutex_t long_write;
+	/* The run that was found last, in a file that nobody writes while we have it: to look for
+	 * the end of a run takes some file systems a walk through all of it. */
+	bool keeps_run;
+	pthread_mutex_t run_lock; /* guards run */
+	struct {
+		uint64_t start, end;
+		enum blk_extent what;
+	} run;
 	/* What the file system turned out not to support; only ever go to true. */
 	_Atomic bool no_punch, no_zero_range;
 };
@@ -123,6 +131,8 @@ static int raw_take(struct blk *b, int fd, const char *path, struct error *err)
 	raw->fd = fd;
 	raw->is_device = S_ISBLK(st.st_mode);
 	pthread_mutex_init(&raw->long_write, NULL);
+	pthread_mutex_init(&raw->run_lock, NULL);
+	raw->keeps_run = (b->flags & BLK_READONLY) && !(b->flags & BLK_NO_LOCK);
 	b->priv = raw;
 	b->dev = st.st_dev;
 	b->ino = st.st_ino;
@@ -155,6 +165,7 @@ static void raw_close(struct blk *b)
 	struct raw *raw = b->priv;
 
 	pthread_mutex_destroy(&raw->long_write);
+	pthread_mutex_destroy(&raw->run_lock);
 	close(raw->fd);
 	free(raw);
 }
@@ -319,25 +330,45 @@ static int raw_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_
 	return r;
 }
 
-static int raw_map(struct blk *b, uint64_t off, struct blk_map *m)
+/* The run at off: *end is where it ends, at the latest at the end of the disk. */
+static enum blk_extent seek_run(const struct raw *raw, uint64_t off, uint64_t size, uint64_t *end)
 {
-	const struct raw *raw = b->priv;
-	off_t data, hole;
+	off_t data = lseek(raw->fd, (off_t)off, SEEK_DATA), hole;
 
-	m->host = b;
-	m->host_off = off;
-	data = lseek(raw->fd, (off_t)off, SEEK_DATA);
+	*end = size;
 	if (data < 0 && errno != ENXIO) /* cannot tell: data, which is always true */
-		return 0;
+		return BLK_EXT_DATA;
 	if (data < 0 || (uint64_t)data > off) {
-		m->what = BLK_EXT_HOLE;
 		if (data >= 0)
-			m->len = MIN(m->len, (uint64_t)data - off);
-		return 0;
+			*end = (uint64_t)data;
+		return BLK_EXT_HOLE;
 	}
 	hole = lseek(raw->fd, (off_t)off, SEEK_HOLE);
 	if (hole > data)
-		m->len = MIN(m->len, (uint64_t)(hole - data));
+		*end = (uint64_t)hole;
+	return BLK_EXT_DATA;
+}
+
+static int raw_map(struct blk *b, uint64_t off, struct blk_map *m)
+{
+	struct raw *raw = b->priv;
+	uint64_t end;
+
+	m->host = b;
+	m->host_off = off;
+	if (!raw->keeps_run) {
+		m->what = seek_run(raw, off, blk_size(b), &end);
+		m->len = MIN(m->len, end - off);
+		return 0;
+	}
+	pthread_mutex_lock(&raw->run_lock);
+	if (off < raw->run.start || off >= raw->run.end) {
+		raw->run.what = seek_run(raw, off, blk_size(b), &raw->run.end);
+		raw->run.start = off;
+	}
+	m->what = raw->run.what;
+	m->len = MIN(m->len, raw->run.end - off);
+	pthread_mutex_unlock(&raw->run_lock);
 	return 0;
 }
 
