@@ -353,7 +353,7 @@ static inline void *fx_work(void *arg)
 		off = ((seed >> 8) % n * FX_THREADS + w->nr) * 4096;
 		memset(w->model + off, (int)(seed >> 16) | 1, 4096);
 		w->failed |= blk_write(w->b, w->model + off, 4096, off) < 0;
-		if (i % 50 == 49)
+		if (i % 100 == 99)
 			w->failed |= blk_flush(w->b) < 0;
 	}
 	return NULL;

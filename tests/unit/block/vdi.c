@@ -10,7 +10,7 @@ static uint8_t model[SIZE + 40 * MiB];
 TEST(random_operations_match_a_model)
 {
 	fx_create("d", "vdi", SIZE, NULL, NULL);
-	fx_storm("d", "vdi", model, SIZE, 600);
+	fx_storm("d", "vdi", model, SIZE, 400);
 	fx_is_clean("d", "vdi");
 }
 
@@ -18,7 +18,7 @@ TEST(a_static_image_does_the_same)
 {
 	fx_create("d", "vdi", SIZE, FX_OPTS({"static", "on"}), NULL);
 	CHECK_EQ(14 * MiB, fx_file_size("d"));
-	fx_storm("d", "vdi", model, SIZE, 300);
+	fx_storm("d", "vdi", model, SIZE, 150);
 	fx_is_clean("d", "vdi");
 	CHECK_EQ(14 * MiB, fx_file_size("d"));
 }

@@ -10,14 +10,14 @@ static uint8_t model[SIZE + 40 * MiB];
 TEST(random_operations_match_a_model)
 {
 	fx_create("d", "vpc", SIZE, NULL, NULL);
-	fx_storm("d", "vpc", model, SIZE, 600);
+	fx_storm("d", "vpc", model, SIZE, 300);
 	fx_is_clean("d", "vpc");
 }
 
 TEST(a_fixed_disk_is_its_bytes_and_a_footer)
 {
 	fx_create("d", "vpc", SIZE, FX_OPTS({"subformat", "fixed"}), NULL);
-	fx_storm("d", "vpc", model, SIZE, 200);
+	fx_storm("d", "vpc", model, SIZE, 100);
 	fx_is_clean("d", "vpc");
 	CHECK_EQ(SIZE + 512, fx_file_size("d"));
 }
@@ -33,7 +33,7 @@ TEST(qemu_img_reads_what_we_write)
 {
 	NEED("qemu-img");
 	fx_create("d", "vpc", SIZE, NULL, NULL);
-	fx_storm("d", "vpc", model, SIZE, 150);
+	fx_storm("d", "vpc", model, SIZE, 90);
 	fx_qemu_reads("d", "vpc", model, SIZE);
 	fx_create("f", "vpc", SIZE, FX_OPTS({"subformat", "fixed"}), NULL);
 	memset(model, 0, SIZE);
@@ -92,7 +92,7 @@ TEST(a_chain_of_differencing_disks)
 	fx_storm("a", "vpc", model, SIZE, 100);
 	for (unsigned i = 1; i < ARRAY_SIZE(name); i++) {
 		fx_create(name[i], "vpc", 0, NULL, name[i - 1]);
-		fx_storm(name[i], "vpc", model, SIZE, 150);
+		fx_storm(name[i], "vpc", model, SIZE, 90);
 		fx_is_clean(name[i], "vpc");
 	}
 }

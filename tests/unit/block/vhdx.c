@@ -15,7 +15,7 @@ static const struct blk_kv large_sectors[] = {
 TEST(random_operations_match_a_model)
 {
 	fx_create("d", "vhdx", SIZE, small, NULL);
-	fx_storm("d", "vhdx", model, SIZE, 500);
+	fx_storm("d", "vhdx", model, SIZE, 250);
 	fx_is_clean("d", "vhdx");
 }
 
@@ -23,11 +23,11 @@ TEST(large_blocks_and_a_fixed_image_do_the_same)
 {
 	fx_create("d", "vhdx", SIZE, FX_OPTS({"block_size", "4M"}, {"block_state_zero", "off"}),
 		  NULL);
-	fx_storm("d", "vhdx", model, SIZE, 150);
+	fx_storm("d", "vhdx", model, SIZE, 90);
 	fx_is_clean("d", "vhdx");
 	memset(model, 0, sizeof(model));
 	fx_create("f", "vhdx", SIZE, fixed, NULL);
-	fx_storm("f", "vhdx", model, SIZE, 150);
+	fx_storm("f", "vhdx", model, SIZE, 90);
 	fx_is_clean("f", "vhdx");
 }
 
@@ -41,7 +41,7 @@ TEST(sectors_of_4096_bytes)
 	blk_close(b);
 	fx_storm("a", "vhdx", model, SIZE, 100);
 	fx_create("d", "vhdx", 0, large_sectors, "a");
-	fx_storm("d", "vhdx", model, SIZE, 150);
+	fx_storm("d", "vhdx", model, SIZE, 90);
 	fx_is_clean("d", "vhdx");
 }
 
@@ -59,7 +59,7 @@ TEST(qemu_img_reads_what_we_write)
 {
 	NEED("qemu-img");
 	fx_create("d", "vhdx", SIZE, small, NULL);
-	fx_storm("d", "vhdx", model, SIZE, 150);
+	fx_storm("d", "vhdx", model, SIZE, 90);
 	fx_qemu_reads("d", "vhdx", model, SIZE);
 	CHECK_EQ(0, fx_run("qemu-img check -f vhdx %s", fx_path("d")));
 }
@@ -180,9 +180,9 @@ TEST(many_commits_go_round_the_log)
 	static uint8_t buf[4096];
 	struct blk *b;
 
-	fx_create("d", "vhdx", 400 * MiB, small, NULL);
+	fx_create("d", "vhdx", 160 * MiB, small, NULL);
 	b = fx_open("d", "vhdx", 0);
-	for (unsigned i = 0; i < 400; i++) {
+	for (unsigned i = 0; i < 160; i++) {
 		memset(buf, (int)i, sizeof(buf));
 		CHECK_EQ(0, blk_write(b, buf, sizeof(buf), i * MiB));
 		CHECK_EQ(0, blk_flush(b));
@@ -191,7 +191,7 @@ TEST(many_commits_go_round_the_log)
 	blk_close(b);
 	forget_in_place("dirty");
 	b = fx_open("dirty", "vhdx", BLK_READONLY);
-	for (unsigned i = 0; i < 400; i++) {
+	for (unsigned i = 0; i < 160; i++) {
 		CHECK_EQ(0, blk_read(b, buf, sizeof(buf), i * MiB));
 		CHECK_EQ(i & 0xff, buf[4095]);
 	}
@@ -208,7 +208,7 @@ TEST(a_chain_of_differencing_images)
 	fx_storm("a", "vhdx", model, SIZE, 100);
 	for (unsigned i = 1; i < ARRAY_SIZE(name); i++) {
 		fx_create(name[i], "vhdx", 0, i % 2 ? small : NULL, name[i - 1]);
-		fx_storm(name[i], "vhdx", model, SIZE, 120);
+		fx_storm(name[i], "vhdx", model, SIZE, 70);
 		fx_is_clean(name[i], "vhdx");
 	}
 }
