@@ -23,7 +23,7 @@
 enum { MARKER_LEN = 12, MARKER_EOS = 0, MARKER_GT, MARKER_GD, MARKER_FOOTER };
 /* The least level whose output is not larger than zlib's at its default, 6 (docs/performance.md).
  */
-enum { PACK_LEVEL = 6, ZLIB_OVERHEAD = 6, STORED_MAX = 65535, STORED_HEAD = 5 };
+enum { PACK_LEVEL = 5, ZLIB_OVERHEAD = 6, STORED_MAX = 65535, STORED_HEAD = 5 };
 enum { ZERO_SECTORS_MAX = 128, TAIL_TABLES = 64, UNPACKED_MAX = 64 };
 
 static struct log_component log_vmdk = LOG_COMPONENT("vmdk");
