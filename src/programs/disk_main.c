@@ -36,7 +36,7 @@ static void print_formats(FILE *out)
 
 	fprintf(out, "\nFormats:\n");
 	for (unsigned i = 0; blk_format_at(i, &f); i++)
-		fprintf(out, "  %-10s %s%s\n", f.name, f.help, f.can_write ? "" : " (read-only)");
+		fprintf(out, "  %-10s %s\n", f.name, f.help);
 }
 
 static void print_formats_json(void)
