@@ -66,9 +66,15 @@ int disk_fail(const struct disk_cli *cli, const struct error *err);
 /* A remark on standard error, unless -q or --json. */
 void disk_say(const struct disk_cli *cli, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* Open; says what was guessed when format is NULL.  cli->flags are added. */
+/* Open; says what was guessed when format is NULL.  cli->flags are added.  The disk inside a packed
+ * file is opened in its place. */
 int disk_open(const struct disk_cli *cli, struct blk **out, const char *path, const char *format,
 	      unsigned flags, const char *snapshot, struct error *err);
+
+/* The name of the disk inside a packed file, as blk_open takes it, malloc'd; NULL: it is not packed.
+ * Says what it found.  With BLK_READONLY unset a packed file is refused. */
+int disk_find_packed(const struct disk_cli *cli, const char *path, const char *format,
+		     unsigned flags, char **name, struct error *err);
 
 /* -o key=value,key=value: a comma in a value is written twice.  text is cut up in place and must
  * live on.  -EINVAL after words. */

@@ -26,7 +26,7 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	bool engine_apic; /* halts, INIT and start-up are the engine's: it has the local APICs */
-	atomic_int tid; /* Linux's number of the thread, 0 before it runs */
+	atomic_int tid;   /* Linux's number of the thread, 0 before it runs */
 
 	pthread_mutex_t lock; /* guards all below; taken inside LAPIC locks, holds none itself */
 	pthread_cond_t changed;

@@ -221,7 +221,8 @@ static inline void case_die(const char *what, const struct error *err)
 static inline void case_vm_create(struct case_vm *v, unsigned nr_cpus, const char *vendor)
 {
 	struct error err = {""};
-	struct engine_vm_config cfg = {.nr_cpus = nr_cpus, .model = &v->model, .options = soft_options()};
+	struct engine_vm_config cfg = {
+		.nr_cpus = nr_cpus, .model = &v->model, .options = soft_options()};
 
 	memset(v, 0, sizeof(*v));
 	if (mem_create(&v->mem, &err) || mem_add_ram(v->mem, 0, CASE_LOW_RAM, &err) ||

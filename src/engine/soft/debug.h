@@ -35,11 +35,11 @@
 
 #include "engine/soft/cpu.h"
 
-#define DR6_B(n)  BIT(n)
-#define DR6_BMASK 0xfull
-#define DR6_BD    BIT(13)
-#define DR6_BS    BIT(14)
-#define DR6_BT    BIT(15)
+#define DR6_B(n)     BIT(n)
+#define DR6_BMASK    0xfull
+#define DR6_BD       BIT(13)
+#define DR6_BS       BIT(14)
+#define DR6_BT       BIT(15)
 #define DR6_FIXED    0xffff0ff0ull /* bits that read as one */
 #define DR6_WRITABLE 0xe00full
 #define DR7_WRITABLE 0xffff23ffull
