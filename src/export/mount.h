@@ -16,6 +16,7 @@ struct mount_config {
 	bool writable;          /* lets writes through: give it an overlay */
 	bool foreground;
 	bool allow_other; /* users besides the one who mounts; see mount.fuse3(8) */
+	void (*mounted)(const struct mount_config *cfg); /* it is there; NULL is fine */
 };
 
 int mount_serve(const struct mount_config *cfg, struct error *err);

@@ -3,7 +3,9 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "block/source.h"
 #include "programs/hv.h"
+#include "source/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -239,17 +241,58 @@ const char *disk_snapshot_name(const char *text)
 
 /* ---- images ---- */
 
+/* Is it nothing but bytes?  A packed disk is; a compressed DMG begins as if it were one and is not.
+ */
+static bool is_plain_file(const char *path, const char *format)
+{
+	const struct blk_source *source;
+	const char *file, *guess;
+	struct error err;
+
+	if (blk_source_find(path, &source, &file, &err) < 0 || source || file != path)
+		return false;
+	return format || blk_probe(path, &guess, &err) < 0 || !strcmp(guess, "raw");
+}
+
+int disk_find_packed(const struct disk_cli *cli, const char *path, const char *format,
+		     unsigned flags, char **name, struct error *err)
+{
+	int r;
+
+	*name = NULL;
+	if (!is_plain_file(path, format))
+		return 0;
+	r = source_unpack_name(path, format, name, err);
+	if (r < 0 || !*name)
+		return r;
+	if (!(flags & BLK_READONLY)) {
+		free(*name);
+		*name = NULL;
+		return err_set(err, EROFS,
+			       "'%s': what is packed can only be read (file:%s takes it as it is)",
+			       path, path);
+	}
+	disk_say(cli, "'%s' is packed: its disk is %s (file:%s takes it as it is)", path, *name,
+		 path);
+	return 0;
+}
+
 int disk_open(const struct disk_cli *cli, struct blk **out, const char *path, const char *format,
 	      unsigned flags, const char *snapshot, struct error *err)
 {
 	struct blk_open_opts opts = cli->open;
-	int r;
+	char *packed;
+	int r = disk_find_packed(cli, path, format, flags, &packed, err);
 
+	if (r < 0)
+		return r;
+	path = packed ? packed : path;
 	opts.snapshot = snapshot;
 	r = blk_open_with(out, path, format, flags | cli->flags | BLK_NO_POOL, &opts, err);
 	if (!r && !format)
 		disk_say(cli, "'%s' is taken as %s, by its content (-f FORMAT says it)", path,
 			 blk_info(*out)->format);
+	free(packed);
 	return r;
 }
 

@@ -71,8 +71,8 @@ void disk_say(const struct disk_cli *cli, const char *fmt, ...) PRINTF_LIKE(2, 3
 int disk_open(const struct disk_cli *cli, struct blk **out, const char *path, const char *format,
 	      unsigned flags, const char *snapshot, struct error *err);
 
-/* The name of the disk inside a packed file, as blk_open takes it, malloc'd; NULL: it is not packed.
- * Says what it found.  With BLK_READONLY unset a packed file is refused. */
+/* The name of the disk inside a packed file, as blk_open takes it, malloc'd; NULL: it is not
+ * packed. Says what it found.  With BLK_READONLY unset a packed file is refused. */
 int disk_find_packed(const struct disk_cli *cli, const char *path, const char *format,
 		     unsigned flags, char **name, struct error *err);
 

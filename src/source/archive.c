@@ -102,7 +102,7 @@ static bool looks_like_disk(const char *name)
 	for (unsigned i = 0; i < ARRAY_SIZE(ends); i++)
 		if (n > strlen(ends[i]) && !strcasecmp(name + n - strlen(ends[i]), ends[i]))
 			return true;
-	return !strcmp(name, "box.img") || !strcmp(name, "disk");
+	return !strcmp(name, "disk");
 }
 
 static const char *plain(const char *name)
@@ -383,3 +383,129 @@ const struct blk_source source_compressed = {
 	.help = "compressed:FILE: what a .gz, .xz, .zst, .bz2 or .lz4 file holds",
 	.open = compressed_open,
 };
+
+/* --- plain names --------------------------------------------------------------------------------
+ */
+
+enum { TAR_MAGIC_AT = 257, HEAD = 512 };
+enum packing { PACK_NONE, PACK_STREAM, PACK_ARCHIVE };
+
+static bool begins(const uint8_t *head, size_t n, const void *magic, size_t len)
+{
+	return n >= len && !memcmp(head, magic, len);
+}
+
+static bool is_tar(const uint8_t *head, size_t n)
+{
+	return n >= TAR_MAGIC_AT + 5 && !memcmp(head + TAR_MAGIC_AT, "ustar", 5);
+}
+
+/* RFC 1952, RFC 8878, and what the xz, bzip2, LZ4 frame, zip and 7z formats begin with. */
+static enum packing packing_of(const uint8_t *head, size_t n)
+{
+	// clang-format off
+	static const struct {
+		const char *magic;
+		size_t len;
+		enum packing packing;
+	} known[] = {
+		{"\x1f\x8b\x08", 3, PACK_STREAM},
+		{"\xfd" "7zXZ\0", 6, PACK_STREAM},
+		{"\x28\xb5\x2f\xfd", 4, PACK_STREAM},
+		{"BZh", 3, PACK_STREAM},
+		{"\x04\x22\x4d\x18", 4, PACK_STREAM},
+		{"PK\3\4", 4, PACK_ARCHIVE},
+		{"7z\xbc\xaf\x27\x1c", 6, PACK_ARCHIVE},
+	};
+	// clang-format on
+
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+		if (begins(head, n, known[i].magic, known[i].len))
+			return known[i].packing;
+	return is_tar(head, n) ? PACK_ARCHIVE : PACK_NONE;
+}
+
+static bool is_named_packed(const char *name)
+{
+	static const char *const ends[] = {".gz",  ".xz",  ".zst", ".bz2", ".lz4", ".tar",
+					   ".tgz", ".txz", ".ova", ".box", ".zip", ".7z"};
+	size_t n = strlen(name);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ends); i++)
+		if (n > strlen(ends[i]) && !strcasecmp(name + n - strlen(ends[i]), ends[i]))
+			return true;
+	return false;
+}
+
+static ssize_t read_head(const char *path, uint8_t *head)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+	ssize_t n = -1;
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		n = pread(fd, head, HEAD, 0);
+	if (fd >= 0)
+		close(fd);
+	return n;
+}
+
+/* A tar in a compressed file is an archive. */
+static int look_inside(const char *path, enum packing *packing, struct error *err)
+{
+	struct archive_entry *e;
+	struct opened o;
+	uint8_t head[HEAD];
+	ssize_t n;
+	int r = begin(&o, path, true, err);
+
+	if (r == 0 && archive_read_next_header(o.a, &e) != ARCHIVE_OK)
+		r = failed(&o, err);
+	if (r == 0) {
+		n = archive_read_data(o.a, head, sizeof(head));
+		if (n < 0)
+			r = failed(&o, err);
+		else if (is_tar(head, (size_t)n))
+			*packing = PACK_ARCHIVE;
+	}
+	end(&o);
+	return r;
+}
+
+static int packed_name(const char *path, enum packing packing, char **name, struct error *err)
+{
+	char member[1024];
+	int r = 0;
+
+	if (packing == PACK_STREAM) {
+		r = asprintf(name, "compressed:%s", path);
+	} else {
+		r = choose_member(path, member, sizeof(member), err);
+		if (r < 0)
+			return r;
+		r = asprintf(name, "archive:%s!%s", path, member);
+	}
+	if (r >= 0)
+		return 0;
+	*name = NULL;
+	return err_errno(err, ENOMEM, "'%s'", path);
+}
+
+int source_unpack_name(const char *path, bool by_name, char **name, struct error *err)
+{
+	enum packing packing;
+	uint8_t head[HEAD];
+	ssize_t n;
+	int r = 0;
+
+	*name = NULL;
+	if (by_name && !is_named_packed(path))
+		return 0;
+	n = read_head(path, head);
+	packing = n > 0 ? packing_of(head, (size_t)n) : PACK_NONE;
+	if (packing == PACK_NONE)
+		return 0;
+	if (packing == PACK_STREAM)
+		r = look_inside(path, &packing, err);
+	return r < 0 ? r : packed_name(path, packing, name, err);
+}
