@@ -268,6 +268,11 @@ int mem_fd(const struct mem *m)
 	return m->fd;
 }
 
+uint64_t mem_fd_offset(const struct mem *m, const struct mem_range *r)
+{
+	return (uint64_t)(r->hva - m->base);
+}
+
 /* Where gpa is in the memfd, and how many bytes follow it in its range; false when not RAM. */
 static inline bool ram_find(const struct mem *m, gpa_t gpa, uint64_t *offset, uint64_t *left)
 {

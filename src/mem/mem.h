@@ -62,6 +62,7 @@ int mem_hold(struct mem *m, const struct mem_hold *h, struct error *err);
 unsigned mem_ram_ranges(const struct mem *m, const struct mem_range **out);
 uint64_t mem_ram_size(const struct mem *m); /* all ranges together, bytes */
 int mem_fd(const struct mem *m);            /* the memfd; stays owned by m */
+uint64_t mem_fd_offset(const struct mem *m, const struct mem_range *r); /* of a range in it */
 
 /* -EFAULT when any byte of [gpa, gpa+len) is not RAM; then nothing was transferred. */
 int mem_read(struct mem *m, gpa_t gpa, void *buf, uint64_t len);

@@ -286,12 +286,13 @@ static void modern_write(void *opaque, uint64_t off, uint64_t value, unsigned si
 static unsigned modern_doorbells(void *opaque, struct io_doorbell *out, unsigned max)
 {
 	struct virtio_pci *p = opaque;
+	const int *bells = p->v->cfg.queue_bells;
 	unsigned n = MIN(p->v->cfg.nr_queues, max);
 
 	for (unsigned i = 0; i < n; i++)
 		out[i] = (struct io_doorbell){.off = 3 * MODERN_PAGE + i * NOTIFY_MULTIPLIER,
 					      .size = 2,
-					      .fd = p->v->bell};
+					      .fd = bells ? bells[i] : p->v->bell};
 	return n;
 }
 

@@ -207,6 +207,8 @@ void virtio_pause(struct virtio_dev *v)
 	pthread_mutex_lock(&v->lock);
 	v->paused = true;
 	wait_released(v);
+	if (v->ops->pause)
+		v->ops->pause(v);
 	pthread_mutex_unlock(&v->lock);
 }
 

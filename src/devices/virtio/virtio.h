@@ -51,6 +51,7 @@ struct virtio_ops {
 	void (*driver_ok)(struct virtio_dev *v);
 	void (*reset)(struct virtio_dev *v); /* nothing is held; queues have been reset */
 	void (*idle)(struct virtio_dev *v);  /* on the worker, lock dropped, after each round */
+	void (*pause)(struct virtio_dev *v); /* nothing is held, and no queue runs from here on */
 };
 
 struct virtio_transport {
@@ -69,6 +70,9 @@ struct virtio_config {
 	uint16_t queue_size;
 	void *config; /* device-specific configuration as the driver reads it; borrowed */
 	unsigned config_len;
+	/* An eventfd per queue, for who takes the queues' doorbells: somebody else serves them.
+	 * NULL: the device's worker does. */
+	const int *queue_bells;
 };
 
 struct virtio_dev {
