@@ -10,6 +10,7 @@
 #include "base/tmpfile.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -131,6 +132,21 @@ static int overlay_writev(struct blk *b, const struct iovec *iov, unsigned n, ui
 	return r;
 }
 
+/* A hole of the temporary file reads as zeroes. */
+static int overlay_write_zeroes(struct blk *b, uint64_t off, uint64_t len, bool may_unmap)
+{
+	struct overlay *o = b->priv;
+	int r = prepare(b, off, len);
+
+	if (r < 0)
+		return r;
+	if (fallocate(o->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) <
+	    0)
+		return errno == ENOSYS ? -EOPNOTSUPP : -errno;
+	mark_present(o, off, len);
+	return 0;
+}
+
 static int overlay_flush(struct blk *b)
 {
 	return 0; /* nothing of it outlives us */
@@ -163,6 +179,7 @@ static const struct blk_format overlay_format = {
 	.close = overlay_close,
 	.readv = overlay_readv,
 	.writev = overlay_writev,
+	.write_zeroes = overlay_write_zeroes,
 	.flush = overlay_flush,
 	.map = overlay_map,
 };
@@ -175,7 +192,7 @@ int blk_overlay(struct blk **out, struct blk *below, unsigned flags, struct erro
 	int r = -ENOMEM;
 
 	info.size = blk_size(below);
-	info.can_discard = info.can_zero = false;
+	info.can_discard = info.can_zero = true; /* as most disks that can be written */
 	if (o) {
 		o->present = calloc(granules / 64 + 1, sizeof(*o->present));
 		o->fd = o->present ? tmpfile_open(err) : -ENOMEM;

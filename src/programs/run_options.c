@@ -29,9 +29,13 @@ static void print_help(void)
 	       "                        directly needs (pc)\n\n"
 	       "Devices:\n"
 	       "  --disk FILE[,format=FORMAT][,readonly=on][,allow-ref=DIR][,secret=FILE]\n"
-	       "         [,snapshot=NAME][,bus=virtio]\n"
+	       "         [,snapshot=NAME][,overlay=on][,throttle.LIMIT=N]...[,bus=virtio]\n"
 	       "                        a disk of any format (raw); files it names may lie beside\n"
-	       "                        it or under DIR; may be given up to %d times\n"
+	       "                        it or under DIR; may be given up to %d times.  "
+	       "overlay=on:\n"
+	       "                        what the guest writes is forgotten in the end.  LIMIT: "
+	       "bps,\n"
+	       "                        iops, either with -read or -write: at most N a second\n"
 	       "  --net user[,forward=tcp:HOSTPORT:GUESTPORT]...|none\n"
 	       "                        network card behind user-mode NAT (none)\n"
 	       "  --vfio ADDRESS        pass a PCI device of this host through (0000:65:00.0), "
@@ -86,6 +90,42 @@ static int parse_switch(const char *value, bool *on)
 	return -1;
 }
 
+/* throttle.bps, throttle.iops-read, ...; also spelled as QEMU's -drive has them:
+ * throttling.bps-total; with -max behind it what may pass at once.  0: taken; 1: it is none of
+ * these. */
+static int parse_limit(struct blk_limits *l, const char *key, const char *value)
+{
+	const struct {
+		const char *name;
+		struct blk_rate *rate;
+	} limits[] = {
+		{"bps", &l->bytes},           {"bps-total", &l->bytes},
+		{"bps-read", &l->bytes_read}, {"bps-write", &l->bytes_written},
+		{"iops", &l->requests},       {"iops-total", &l->requests},
+		{"iops-read", &l->reads},     {"iops-write", &l->writes},
+	};
+	const char *name = strchr(key, '.') + 1;
+	uint64_t v;
+
+	if (parse_size(value, 1, &v) < 0)
+		return usage_error("run", "--disk: %s: '%s' is not a number (500, 20M)", key,
+				   value);
+	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+		size_t n = strlen(limits[i].name);
+
+		if (strncmp(name, limits[i].name, n))
+			continue;
+		if (!name[n])
+			limits[i].rate->per_s = v;
+		else if (!strcmp(name + n, "-max"))
+			limits[i].rate->burst = v;
+		else
+			continue;
+		return 0;
+	}
+	return 1;
+}
+
 /* 0: taken; 1: it is none of these; otherwise an exit status. */
 static int parse_disk_key(struct vm_disk *d, const char *key, const char *value)
 {
@@ -95,6 +135,10 @@ static int parse_disk_key(struct vm_disk *d, const char *key, const char *value)
 		d->secret_file = value;
 	else if (!strcmp(key, "snapshot"))
 		d->snapshot = value;
+	else if (!strncmp(key, "throttle.", 9) || !strncmp(key, "throttling.", 11))
+		return parse_limit(&d->limits, key, value);
+	else if (!strcmp(key, "overlay"))
+		return parse_switch(value, &d->overlay) ? 1 : 0;
 	else if (!strcmp(key, "allow-ref") && d->nr_allow_ref == VM_MAX_ALLOW_REF)
 		return usage_error("run", "--disk: more than %d allow-ref", VM_MAX_ALLOW_REF);
 	else if (!strcmp(key, "allow-ref"))
@@ -132,7 +176,10 @@ static int parse_disk(struct run_options *o, char *arg)
 			return usage_error("run", "--disk: '%s%s%s' is not understood", key,
 					   value ? "=" : "", value ? value : "");
 	}
-	if (d->snapshot)
+	if (d->overlay && d->readonly)
+		return usage_error("run",
+				   "--disk: overlay=on is for writing: leave out readonly=on");
+	if (d->snapshot && !d->overlay)
 		d->readonly = true;
 	if (!*d->path)
 		return usage_error("run", "--disk: no file is named");

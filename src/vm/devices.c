@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "block/blk.h"
+#include "block/filter.h"
 #include "console/chardev.h"
 #include "devices/debug/debugcon.h"
 #include "devices/debug/exitport.h"
@@ -75,7 +76,15 @@ static int read_secret(void *opaque, const char *path, char *buf, size_t cap)
 	return (int)n;
 }
 
-static int open_disk(struct blk **out, const struct vm_disk *disk, struct error *err)
+static bool is_limited(const struct blk_limits *l)
+{
+	return l->bytes.per_s || l->bytes_read.per_s || l->bytes_written.per_s ||
+	       l->requests.per_s || l->reads.per_s || l->writes.per_s;
+}
+
+/* The layers of one disk, from below; only the topmost takes requests, and so has threads. */
+static int open_disk(struct blk **out, const char **format, const struct vm_disk *disk,
+		     struct error *err)
 {
 	struct blk_open_opts opts = {
 		.allow_ref = disk->allow_ref,
@@ -84,15 +93,33 @@ static int open_disk(struct blk **out, const struct vm_disk *disk, struct error 
 		.opaque = (void *)(uintptr_t)disk,
 		.snapshot = disk->snapshot,
 	};
+	bool limited = is_limited(&disk->limits);
+	unsigned below = disk->overlay || limited ? BLK_NO_POOL : 0;
+	struct blk *b = NULL, *top = NULL;
+	int r;
 
-	return blk_open_with(out, disk->path, disk->format, disk->readonly ? BLK_READONLY : 0,
-			     &opts, err);
+	if (disk->readonly || disk->overlay)
+		below |= BLK_READONLY;
+	r = blk_open_with(&b, disk->path, disk->format, below, &opts, err);
+	if (r < 0)
+		return r;
+	*format = blk_info(b)->format;
+	if (disk->overlay) {
+		r = blk_overlay(&top, b, limited ? BLK_NO_POOL : 0, err);
+		b = top;
+	}
+	if (r == 0 && limited) {
+		r = blk_throttle(&top, b, &disk->limits, 0, err);
+		b = top;
+	}
+	*out = r < 0 ? NULL : b;
+	return r;
 }
 
 static int add_disk(struct vm *vm, unsigned i, struct error *err)
 {
 	struct vm_devices *d = &vm->devices;
-	int r = open_disk(&d->blk[i], &vm->cfg.disk[i], err);
+	int r = open_disk(&d->blk[i], &d->disk_format[i], &vm->cfg.disk[i], err);
 	struct virtio_blk_config cfg = {
 		.name = disk_names[i],
 		.host = machine_pci(vm->machine),

@@ -20,6 +20,7 @@ struct vm_devices {
 	struct exitport *exitport;
 	struct testdev *testdev;
 	struct blk *blk[VM_MAX_DISKS];
+	const char *disk_format[VM_MAX_DISKS]; /* below overlays and limits; static */
 	struct virtio_blk *vblk[VM_MAX_DISKS];
 	struct net *net[VM_MAX_NETS];
 	struct virtio_net *vnet[VM_MAX_NETS];

@@ -60,12 +60,13 @@ static void copy_text(char *to, size_t len, const char *from)
 	snprintf(to, len, "%s", from);
 }
 
-static void describe_disk(struct saved_disk *d, const struct vm_disk *disk, const struct blk *b)
+static void describe_disk(struct saved_disk *d, const struct vm_disk *disk, const char *format,
+			  const struct blk *b)
 {
 	const struct blk_info *info = blk_info(b);
 
 	copy_text(d->file, sizeof(d->file), base_name(disk->path));
-	copy_text(d->format, sizeof(d->format), info->format);
+	copy_text(d->format, sizeof(d->format), format);
 	d->size = info->size;
 	d->block_size = info->block_size;
 	d->readonly = info->readonly;
@@ -96,7 +97,8 @@ void vm_describe(struct vm *vm, struct saved_config *c)
 	};
 	copy_text(c->engine, sizeof(c->engine), vm->engine->name);
 	for (unsigned i = 0; i < cfg->nr_disks; i++)
-		describe_disk(&c->disk[i], &cfg->disk[i], vm->devices.blk[i]);
+		describe_disk(&c->disk[i], &cfg->disk[i], vm->devices.disk_format[i],
+			      vm->devices.blk[i]);
 }
 
 /* ---- the thread ---- */
@@ -303,6 +305,13 @@ int vm_save(struct vm *vm, const char *path, enum vm_save_then then, struct erro
 			       "%s is a device of this host, whose state nobody knows: such a VM "
 			       "cannot be saved",
 			       vm->cfg.vfio[0]);
+	for (unsigned i = 0; i < vm->cfg.nr_disks; i++)
+		if (vm->cfg.disk[i].overlay)
+			return err_set(
+				err, ENOTSUP,
+				"disk%u is a throw-away overlay (overlay=on): what the guest "
+				"wrote to it would be missing, so such a VM cannot be saved",
+				i);
 	job = calloc(1, sizeof(*job));
 	if (!job)
 		return err_errno(err, ENOMEM, "saving");

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "block/filter.h"
 #include "engine/engine.h"
 #include "host/placement.h"
 #include "mem/mem.h"
@@ -30,8 +31,10 @@ struct vm_disk {
 	bool readonly;
 	const char *allow_ref[VM_MAX_ALLOW_REF]; /* where files the image names may lie too */
 	unsigned nr_allow_ref;
-	const char *secret_file; /* the passphrase of an encrypted image is in it, or NULL */
-	const char *snapshot;    /* show this internal snapshot (read-only), or NULL */
+	const char *secret_file;  /* the passphrase of an encrypted image is in it, or NULL */
+	const char *snapshot;     /* show this internal snapshot (read-only), or NULL */
+	bool overlay;             /* what the guest writes is forgotten in the end */
+	struct blk_limits limits; /* all 0: none */
 };
 
 /* All strings are borrowed until vm_destroy. */
