@@ -93,7 +93,10 @@ def help_and_version_go_to_standard_output():
 def wrong_usage_is_one_line_and_status_2():
     for args in (['nonsense'], ['run'], ['run', '--kernel', 'x', '--cpus', '0'], ['run', '--kernel', 'x', '--memory', '1Q'],
                  ['run', '--kernel', 'x', '--net', 'cable'], ['run', '--kernel', 'x', '--engine', 'steam'],
-                 ['run', '--kernel', 'x', '--disk', 'd,bus=ide'], ['run', '--kernel', 'x', 'surplus'],
+                 ['run', '--kernel', 'x', '--disk', 'd,bus=ide'],
+                 ['run', '--kernel', 'x', '--disk', 'd,overlay=on,readonly=on'], ['run', '--kernel', 'x', '--disk', 'd,overlay=1'],
+                 ['run', '--kernel', 'x', '--disk', 'd,throttle.bps=much'], ['run', '--kernel', 'x', '--disk', 'd,throttle.speed=1'],
+                 ['run', '--kernel', 'x', 'surplus'],
                  ['run', '--kernel', 'x', '--exit-port', '70000'], ['run', '--kernel', 'x', '--log', 'loud'], ['cpu', 'eat']):
         r = run(*args)
         same(2, r.returncode)
@@ -247,6 +250,23 @@ def a_disk_in_use_is_refused():
     p.wait(20)
     same(1, r.returncode)
     says('disk', r.stderr)
+
+
+@test
+def many_share_a_disk_with_overlays():
+    """Two at a time; a third that wants to write is refused meanwhile."""
+    pathlib.Path('disk').write_bytes(bytes(1 << 20))
+    disk = ['--disk', 'disk,format=raw,overlay=on,throttle.bps=1M,throttling.iops-read=100,throttling.iops-read-max=7']
+    p = subprocess.Popen([hv, 'run', '--kernel', image(HALT), '--memory', '16M', '--serial', 'null', *disk],
+                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    p.stderr.readline()
+    second = boot(EXIT_5, '--exit-port', '0xf4', *disk)
+    writer = run('run', '--kernel', 'kernel', '--disk', 'disk,format=raw', '--timeout', '5')
+    p.terminate()
+    p.wait(20)
+    same(11, second.returncode)
+    same(1, writer.returncode)
+    says('disk', writer.stderr)
 
 
 @test
