@@ -259,6 +259,20 @@ def case_chain():
         ok('without allow-ref the chain is refused', g.status == 1 and '--allow-ref' in g.said, g.said)
 
 
+def case_overlay():
+    """A file system is made busy in an overlay, under limits; the image below stays as it was."""
+    with tempfile.TemporaryDirectory() as d:
+        raw, image = f'{d}/disk.img', f'{d}/disk.qcow2'
+        make_fs('ext4', raw)
+        hv_disk('convert', '-f', 'raw', '-O', 'qcow2', raw, image)
+        was = hashlib.sha256(open(image, 'rb').read()).digest()
+        g = Guest('test=disk fs=ext4', extra=['--disk', f'{image},format=qcow2,overlay=on,throttle.bps=200M,'
+                                              'throttle.iops-write=20000,throttling.iops-read=20000'])
+        expect_end(g, 'DISK-DONE')
+        ok('the guest read back what it wrote', g.has('DISK-SAME'), g.log)
+        ok('the image is as it was', hashlib.sha256(open(image, 'rb').read()).digest() == was)
+
+
 class Down(http.server.BaseHTTPRequestHandler):
     data = b''
 
@@ -354,7 +368,7 @@ cases = {
     'devices': case_devices, 'five-levels': case_five_levels,
     'restart': lambda: case_restart(RESTART_WAYS[:1]), 'restart-all': lambda: case_restart(RESTART_WAYS),
     'options': lambda: case_options(OPTIONS[:8]), 'options-all': lambda: case_options(OPTIONS[8:]),
-    'ext4-chain': case_chain, 'ext4': lambda: case_disk('ext4'), 'xfs': lambda: case_disk('xfs'),
+    'ext4-chain': case_chain, 'ext4-overlay': case_overlay, 'ext4': lambda: case_disk('ext4'), 'xfs': lambda: case_disk('xfs'),
     'net': lambda: case_net(16), 'net200': lambda: case_net(200),
 }
 if case in OTHERS:
