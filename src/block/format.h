@@ -52,7 +52,9 @@ struct blk_format {
 	bool parallel;    /* calls may overlap */
 	bool on_file;     /* lives in b->file */
 	bool packs_in_order;
-	uint64_t max_io; /* bytes in one read or write; 0 = any */
+	bool ties_parent; /* an image knows which content of its parent it fits: when that changes,
+			   * and the image with it, change_backing says so */
+	uint64_t max_io;  /* bytes in one read or write; 0 = any */
 
 	/* How sure are you, from the first bytes of the file?  0 = not ours .. 100 = certain. */
 	int (*probe)(const uint8_t *head, size_t len);

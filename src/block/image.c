@@ -244,6 +244,11 @@ int blk_change_backing(struct blk *b, const char *backing, const char *format, s
 	DISPATCH(b->fmt, change_backing, "has no backing files", true, backing, format, err);
 }
 
+bool blk_ties_backing(const struct blk *b)
+{
+	return b->fmt->ties_parent;
+}
+
 int blk_make_empty(struct blk *b, struct error *err)
 {
 	DISPATCH(b->fmt, make_empty, "cannot be emptied", true, err);

@@ -130,6 +130,9 @@ int blk_bitmap_query(struct blk *b, const char *name, uint64_t off, uint64_t *le
 
 /* Name another backing file (NULL: none) in the image, without looking at either's content. */
 int blk_change_backing(struct blk *b, const char *backing, const char *format, struct error *err);
+/* Does an image of this format stop fitting its backing file when that is written to?  After both
+ * were changed to go together, blk_change_backing makes them fit again. */
+bool blk_ties_backing(const struct blk *b);
 /* Put another disk under b, which has one, and hand back the old one.  Both must read the same
  * wherever b shows them.  b may be in use; the caller closes what comes back. */
 struct blk *blk_swap_backing(struct blk *b, struct blk *backing);

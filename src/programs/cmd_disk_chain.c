@@ -6,6 +6,7 @@
 #include "disk/chain.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -98,6 +99,19 @@ static int empty(struct blk *b, struct error *err)
 	return r == 0 ? blk_flush(b) : r;
 }
 
+/* The first layer fits the base as it is now.  The base is closed: what it is called by may change
+ * when it is. */
+static int fit(const struct chain *ch, struct blk *top, struct error *err)
+{
+	char base[PATH_MAX];
+
+	if (!blk_ties_backing(top))
+		return 0;
+	if (!realpath(ch->path[1], base))
+		return err_errno(err, errno, "'%s'", ch->path[1]);
+	return blk_change_backing(top, base, ch->format[1], err);
+}
+
 static int commit(const struct disk_cli *cli, const struct chain *ch, bool keep,
 		  const struct disk_job *job, struct error *err)
 {
@@ -112,9 +126,11 @@ static int commit(const struct disk_cli *cli, const struct chain *ch, bool keep,
 	/* The layers between would show it through as before; only the first is emptied. */
 	if (r == 0 && !keep)
 		r = empty(layer[0], err);
+	blk_close(base);
+	if (r == 0 && !keep)
+		r = fit(ch, layer[0], err);
 	for (unsigned i = 0; i < n; i++)
 		blk_close(layer[i]);
-	blk_close(base);
 	return r;
 }
 

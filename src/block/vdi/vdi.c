@@ -428,6 +428,7 @@ const struct blk_format blk_vdi = {
 	.help = "VirtualBox disk image",
 	.parallel = true,
 	.on_file = true,
+	.ties_parent = true,
 	.probe = vdi_probe,
 	.open = vdi_open,
 	.close = vdi_close,

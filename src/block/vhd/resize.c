@@ -167,8 +167,13 @@ static int resize_dynamic(struct vhd *v, uint64_t size)
 		return r;
 	set_size(v, size);
 	r = vhd_write_footers(v);
-	if (!r)
-		g->nr_blocks = blocks;
+	if (r < 0)
+		return r;
+	g->nr_blocks = blocks;
+	/* So that closing finds the end. */
+	pthread_mutex_lock(&g->lock);
+	r = grid_count(g);
+	pthread_mutex_unlock(&g->lock);
 	return r;
 }
 

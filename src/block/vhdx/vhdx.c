@@ -153,6 +153,22 @@ static int new_bitmap(struct vhdx *v, uint64_t block, uint64_t *at)
 	return 0;
 }
 
+int vhdx_drop_bitmap(struct vhdx *v, uint64_t block)
+{
+	struct tables_page *page;
+	uint8_t *entry = NULL;
+	uint64_t at;
+	int r = bitmap_place(v, block, &at);
+
+	if (!r && at)
+		r = bat_entry(v, bitmap_index(v, block), &page, &entry);
+	if (r < 0 || !at)
+		return r;
+	le64_store(entry, BAT_NOT_PRESENT);
+	tables_change(&v->grid.tables, page);
+	return grid_free_later(&v->grid, at, 1);
+}
+
 /* The byte with the bit of a sector of a block, in the bitmap at `at`.  The least significant bit
  * is the first sector. */
 static int bitmap_byte(struct vhdx *v, uint64_t at, uint64_t block, uint32_t sector,
@@ -472,22 +488,12 @@ static int vhdx_check(struct blk *b, struct blk_check *c, struct error *err)
 	return r;
 }
 
-static int vhdx_make_empty(struct blk *b, struct error *err)
-{
-	struct vhdx *v = b->priv;
-	int r;
-
-	if (v->grid.keep)
-		return err_set(err, EINVAL, "'%s' is fixed: its space stays", blk_path(b));
-	r = grid_empty(&v->grid);
-	return r < 0 ? err_errno(err, -r, "cannot empty '%s'", blk_path(b)) : 0;
-}
-
 const struct blk_format blk_vhdx = {
 	.name = "vhdx",
 	.help = "Hyper-V disk image (VHDX, AVHDX)",
 	.parallel = true,
 	.on_file = true,
+	.ties_parent = true,
 	.probe = vhdx_probe,
 	.open = vhdx_open,
 	.close = vhdx_close,
@@ -503,5 +509,6 @@ const struct blk_format blk_vhdx = {
 	.details = vhdx_details,
 	.check = vhdx_check,
 	.measure = vhdx_measure,
+	.change_backing = vhdx_change_backing,
 	.make_empty = vhdx_make_empty,
 };

@@ -128,6 +128,13 @@ void vhdx_parent_name(struct vhdx *v, char *out, size_t cap);
 int vhdx_make_locator(uint8_t *out, size_t cap, const struct blk *parent, const char *absolute,
 		      const char *relative);
 
+/* vhdx.c; with the grid's lock: the sector bitmap of a block's chunk is not needed any more */
+int vhdx_drop_bitmap(struct vhdx *v, uint64_t block);
+
+/* change.c */
+int vhdx_change_backing(struct blk *b, const char *backing, const char *format, struct error *err);
+int vhdx_make_empty(struct blk *b, struct error *err);
+
 /* create.c */
 extern const struct blk_option vhdx_options[];
 int vhdx_create(const struct blk_create *c, struct error *err);
