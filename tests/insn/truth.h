@@ -58,6 +58,7 @@ _Noreturn void die(const char *what);
  */
 struct mem *memory_create(void);
 gpa_t memory_page_tables(void);
+bool memory_can(unsigned page, bool write); /* may the program read, write that data page? */
 struct x86_table memory_gdt(void), memory_ldt(void), memory_idt(void);
 void memory_random(void);
 /* Write to the data region, where it is writable; read from it: false where it is unmapped. */

@@ -211,6 +211,11 @@ gpa_t memory_page_tables(void)
 	return TABLE_GPA;
 }
 
+bool memory_can(unsigned page, bool write)
+{
+	return page_mapped[page] && !(write && page == RO_PAGE);
+}
+
 static void protect_host(int prot)
 {
 	mprotect((void *)(DATA_GVA + RO_PAGE * PAGE_SIZE), PAGE_SIZE, prot);

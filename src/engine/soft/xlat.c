@@ -67,6 +67,7 @@ static bool analyse(struct xgen *g)
 	g->xb->nr = (uint8_t)g->nr;
 	live = xlat_liveness(g);
 	g->xb->flags_in = xlat_flags_in(g, live);
+	xlat_groups(g);
 	return g->nr;
 }
 
@@ -83,7 +84,9 @@ static void generate(struct xgen *g)
 		g->xb->site[i] = (struct xsite){.host = x_offset(g) - g->xb->code,
 						.next = (uint16_t)(g->next_rip - g->lin),
 						.index = (uint8_t)i};
+		xlat_group_begin(g);
 		xlat_insn(g, in);
+		xlat_group_end(g);
 		for (; slow < g->nr_slow; slow++)
 			if (g->slow[slow].back)
 				g->slow[slow].back = x_offset(g);
@@ -132,6 +135,8 @@ static struct xblock *translate(struct cpu *cpu, struct block *b)
 	g->xb = xblock_new(x, b, g->lin);
 	g->xb->page = xlat_page(x, b, g->lin);
 	g->nr_slow = 0;
+	g->next_group = 0;
+	g->in_cold = false;
 	g->vec_checked = g->ended = false;
 	if (!analyse(g))
 		return NULL;
@@ -269,7 +274,7 @@ uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
 	cpu->xl_left = cpu->xlat->cfg.count ? xb->nr - s->index : 0;
 	in->exec(cpu, in);
 	cpu->in = NULL;
-	if (live)
+	if (live || xb->uses_vec) /* what follows in the block does not ask again */
 		vec_load(cpu);
 	xlat_settle(cpu);
 	if (likely(cpu->run_end && cpu->rip == next && !xb->dead)) {

@@ -77,8 +77,7 @@ uint16_t xlat_liveness(struct xgen *g)
 	return g->x->cfg.exact ? FLAGS_ALL : live;
 }
 
-/* Flags that the instruction needs from before it. */
-static uint16_t needed(const struct xinfo *f)
+uint16_t xlat_flags_needed(const struct xinfo *f)
 {
 	return f->read | (f->live & ~f->kill);
 }
@@ -89,7 +88,7 @@ static bool needed_in_host(const struct xinfo *f)
 	if (f->kind == XLAT_INTERP)
 		return false;
 	if (f->touch)
-		return needed(f) != 0;
+		return xlat_flags_needed(f) != 0;
 	return f->own_read != 0;
 }
 
@@ -140,7 +139,7 @@ void xlat_flags_restore(struct xgen *g)
 
 void xlat_flags_clobber(struct xgen *g)
 {
-	if (needed(&g->info[g->index]) && !(g->flags & FL_MEM))
+	if (xlat_flags_needed(&g->info[g->index]) && !(g->flags & FL_MEM))
 		xlat_flags_save(g);
 	g->flags &= (uint8_t)~FL_HOST;
 }

@@ -142,11 +142,14 @@ static void slow_stub(struct xgen *g, const struct xslow *s)
 
 void xlat_cold(struct xgen *g)
 {
+	g->xb->cold = x_offset(g);
+	xlat_group_cold(g);
 	for (unsigned i = 0; i < g->nr_slow; i++)
 		slow_stub(g, &g->slow[i]);
 	exit_stub(g, &g->xb->exit[0]);
 	exit_stub(g, &g->xb->exit[1]);
 	entry_stub(g);
+	g->xb->cold_end = x_offset(g);
 }
 
 /* --- the interpreter ---------------------------------------------------------------------------

@@ -251,7 +251,7 @@ void xlat_copy(struct xgen *g, const struct insn *in, const struct insn_row *row
 	scratch_take(g, &s, r.reg, r.access[0] & OP_WRITE);
 	scratch_take(g, &s, r.rm, r.access[1] & OP_WRITE);
 	scratch_take(g, &s, r.vv, r.access[2] & OP_WRITE);
-	g->xb->site[g->index].in_host = g->flags & FL_HOST;
+	xlat_note_site(g);
 	if (in->flags & INSN_VEX)
 		copy_vex(g, in, row, &r, &s, mem ? &m : NULL);
 	else

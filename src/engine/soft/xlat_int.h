@@ -3,6 +3,7 @@
  *   xlat.c         blocks: analysis, translation of one decoded block
  *   xlat_insn.c    templates: copied instructions, stack, moves
  *   xlat_flow.c    templates: branches, entries and exits of a block
+ *   xlat_group.c   one lookup for several operands
  *   xlat_mem.c     templates: memory operands through the software TLB
  *   xlat_vec.c     templates: vector instructions
  *   xlat_flags.c   which flags an instruction reads and sets; liveness
@@ -67,8 +68,12 @@ struct xsite {
 	uint32_t host;   /* offset of its host code from the start of the block's */
 	uint16_t next;   /* guest bytes from the start of the block to the next instruction */
 	uint8_t index;   /* in block.insns */
-	uint8_t in_host; /* guest flags are in the host's while the instruction itself runs */
+	uint8_t in_host; /* IN_HOST_*: guest flags are in the host's while the instruction runs */
+	bool has_cold;
+	uint32_t cold; /* offset of its copy in the cold part (xlat_group.c) from xblock.cold */
 };
+
+enum { IN_HOST_HOT = 1, IN_HOST_COLD = 2 };
 
 enum { LINK_NONE, LINK_JUMP, LINK_STUB };
 
@@ -94,6 +99,7 @@ struct xblock {
 	uint64_t lin;
 	uint32_t key;
 	uint32_t code, code_end; /* offsets of the host code */
+	uint32_t cold, cold_end; /* and of what lies apart: slow paths, stubs, copies */
 	/* Entries.  guarded: from anywhere, flags in FL_MEM; checks page and events.  mem: from the
 	 * same page, FL_MEM, checks events.  checked: as plain, checks events.  plain: flags_in. */
 	uint32_t guarded, mem, checked, plain;
@@ -178,6 +184,20 @@ struct xinfo {
 	uint16_t live;     /* flags read after it */
 };
 
+/* Instructions that share a lookup: xlat_group.c */
+struct xgroup {
+	uint8_t first, last;
+	int base;       /* guest register */
+	int32_t lo, hi; /* span, from the base before the first */
+	bool write;
+	uint8_t flags_in, flags_out;
+	uint32_t from; /* rel32 of the jump to the copy in the cold part */
+	uint32_t back; /* where that comes back to */
+	/* back lies inside the last instruction, after its lookup; of a store? */
+	bool inside, write_last;
+};
+enum { XLAT_GROUPS = 8 };
+
 struct xgen {
 	struct xlat *x;
 	struct cpu *cpu;
@@ -191,9 +211,13 @@ struct xgen {
 	bool ended;  /* the last instruction has emitted the way out */
 	unsigned nr; /* instructions of b to translate */
 	unsigned index;
-	unsigned imm; /* bytes of immediate of the instruction being copied */
+	unsigned imm;         /* bytes of immediate of the instruction being copied */
+	struct xgroup *group; /* the one being generated */
+	unsigned nr_groups, next_group;
+	struct xgroup groups[XLAT_GROUPS];
+	bool in_cold; /* the copy of a group is being generated */
 	unsigned nr_slow;
-	struct xslow slow[4 * BLOCK_MAX_INSNS + 4];
+	struct xslow slow[8 * BLOCK_MAX_INSNS + 4];
 	struct xinfo info[BLOCK_MAX_INSNS];
 };
 
@@ -270,6 +294,26 @@ void xlat_flags_clobber(struct xgen *g);
 /* The current instruction itself comes now: flags it needs must be in the host's. */
 void xlat_flags_before(struct xgen *g);
 void xlat_flags_after(struct xgen *g);
+/* Flags that the instruction, or what follows, needs from before it. */
+uint16_t xlat_flags_needed(const struct xinfo *f);
+/* The instruction's own bytes come now. */
+static inline void xlat_note_site(struct xgen *g)
+{
+	struct xsite *s = &g->xb->site[g->index];
+
+	if (g->flags & FL_HOST)
+		s->in_host |= g->in_cold ? IN_HOST_COLD : IN_HOST_HOT;
+}
+
+/* --- groups: xlat_group.c ----------------------------------------------------------------------
+ */
+
+void xlat_groups(struct xgen *g); /* find them */
+void xlat_group_begin(struct xgen *g);
+void xlat_group_end(struct xgen *g);
+void xlat_group_cold(struct xgen *g);
+/* Look up [reg + disp, + size); T1 is the addend.  The rel32 to take when it misses. */
+uint32_t xlat_lookup_span(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write);
 
 /* --- memory: xlat_mem.c ------------------------------------------------------------------------
  */

@@ -133,16 +133,19 @@ static void ea_both(struct xgen *g, const struct insn *in, const struct ea *ea, 
  */
 
 /* T0 and T1 as ea_both leaves them; T1 becomes the addend. */
-static void lookup(struct xgen *g, unsigned size, bool write, bool back)
+/* Returns the rel32 to take on a miss. */
+static uint32_t lookup(struct xgen *g, bool write)
 {
 	struct xmem m;
+	uint32_t miss;
 
 	x_shift(g, 5, T1, INDEX_SHIFT, false);
 	x_alu_imm(g, X_AND, T1, INDEX_MASK, false);
 	x_alu_imm(g, X_AND, T0, -(int32_t)PAGE_SIZE, true);
 	x_cmp_mem(g, T0, tlb_field(&m, T1, array_of(write)));
-	xlat_slow(g, x_jcc(g, CC_NZ), back);
+	miss = x_jcc(g, CC_NZ);
 	x_load(g, T1, tlb_field(&m, T1, array_of(write) + 8));
+	return miss;
 }
 
 static void lookup_known(struct xgen *g, uint64_t at, unsigned size, bool write, bool back)
@@ -205,6 +208,11 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 	struct ea ea;
 
 	ea_of(g, in, &ea);
+	if (g->group) {
+		*m = (struct xmem){
+			.base = (int8_t)host_reg((unsigned)ea.base), .index = T1, .disp = ea.disp};
+		return;
+	}
 	xlat_flags_clobber(g);
 	if (ea.known) {
 		lookup_known(g, ea.at, size, write, back);
@@ -212,20 +220,37 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 		return;
 	}
 	ea_both(g, in, &ea, size);
-	lookup(g, size, write, back);
+	xlat_slow(g, lookup(g, write), back);
 	operand(g, in, &ea, m);
 }
 
 void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write, bool back,
 		 struct xmem *m)
 {
+	*m = (struct xmem){.base = (int8_t)reg, .index = T1, .disp = disp};
+	if (g->group && back)
+		return;
 	xlat_flags_clobber(g);
+	if (g->group) { /* CALL or RET, the last of all */
+		g->group->inside = true;
+		g->group->write_last = write;
+		g->group->back = x_offset(g);
+		return;
+	}
 	x_lea32(g, T1, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = disp});
 	x_lea(g, T0,
 	      &(struct xmem){
 		      .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
-	lookup(g, size, write, back);
-	*m = (struct xmem){.base = (int8_t)reg, .index = T1, .disp = disp};
+	xlat_slow(g, lookup(g, write), back);
+}
+
+uint32_t xlat_lookup_span(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write)
+{
+	x_lea32(g, T1, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = disp});
+	x_lea(g, T0,
+	      &(struct xmem){
+		      .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
+	return lookup(g, write);
 }
 
 void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg)

@@ -22,7 +22,17 @@ void xlat_signal_detach(struct cpu *cpu)
 		current = NULL;
 }
 
-/* The last block that begins at or before the offset. */
+static bool is_cold(const struct xlat *x, uint32_t offset)
+{
+	return offset >= x->cold_start;
+}
+
+static uint32_t begin(const struct xblock *xb, bool cold)
+{
+	return cold ? xb->cold : xb->code;
+}
+
+/* The last block that begins at or before the offset: both parts are in the order of time. */
 static struct xblock *block_at(const struct xlat *x, uint32_t offset)
 {
 	size_t low = 0, high = x->nr_order;
@@ -30,12 +40,24 @@ static struct xblock *block_at(const struct xlat *x, uint32_t offset)
 	while (low + 1 < high) {
 		size_t mid = (low + high) / 2;
 
-		if (x->order[-(ptrdiff_t)mid]->code <= offset)
+		if (begin(x->order[-(ptrdiff_t)mid], is_cold(x, offset)) <= offset)
 			low = mid;
 		else
 			high = mid;
 	}
 	return high ? x->order[-(ptrdiff_t)low] : NULL;
+}
+
+/* Not every instruction has a copy in the cold part. */
+static const struct xsite *cold_site_at(const struct xblock *xb, uint32_t offset)
+{
+	const struct xsite *best = NULL;
+
+	for (unsigned i = 0; i < xb->nr; i++)
+		if (xb->site[i].has_cold && xb->site[i].cold <= offset - xb->cold &&
+		    (!best || xb->site[i].cold > best->cold))
+			best = &xb->site[i];
+	return best;
 }
 
 static const struct xsite *site_at(const struct xblock *xb, uint32_t offset)
@@ -61,6 +83,7 @@ bool xlat_host_fault(void *ucontext)
 	uint64_t offset, flags = (uint64_t)m->gregs[REG_EFL];
 	const struct xsite *s;
 	struct xblock *xb;
+	bool cold;
 
 	if (!x || !expected(m->gregs[REG_TRAPNO]))
 		return false;
@@ -68,10 +91,13 @@ bool xlat_host_fault(void *ucontext)
 	if (offset >= x->size)
 		return false;
 	xb = block_at(x, (uint32_t)offset);
-	if (!xb || offset < xb->code || offset >= xb->code_end)
+	cold = is_cold(x, (uint32_t)offset);
+	if (!xb || offset < begin(xb, cold) || offset >= (cold ? xb->cold_end : xb->code_end))
 		return false;
-	s = site_at(xb, (uint32_t)offset);
-	if (s->in_host)
+	s = cold ? cold_site_at(xb, (uint32_t)offset) : site_at(xb, (uint32_t)offset);
+	if (!s)
+		return false;
+	if (s->in_host & (cold ? IN_HOST_COLD : IN_HOST_HOT))
 		x->cpu->xl_flags = (uint32_t)((flags & 0xff) << 8 | (flags >> 11 & 1));
 	m->gregs[REG_R13] = (greg_t)(uintptr_t)s;
 	m->gregs[REG_RIP] = (greg_t)(uintptr_t)x_rx(x, x->interp_end);

@@ -35,14 +35,19 @@ static void operands_of(const struct insn *in, struct operands *o)
 	}
 }
 
+static bool is_vzero(const struct insn *in)
+{
+	return in->id == INSN_vzeroupper || in->id == INSN_vzeroall;
+}
+
 static bool unusual(const struct insn *in, const struct insn_row *row)
 {
 	for (unsigned i = 0; i < row->nr_ops; i++)
 		if (row->op[i].kind == OP_VSIB || row->op[i].kind == OP_GPR_VVVV ||
 		    row->op[i].kind == OP_GPR_FIXED)
 			return true;
-	return row->special != SPECIAL_NONE || row->cls == CLASS_X87 || row->cls == CLASS_FWAIT ||
-	       (in->flags & INSN_MEM && in->msize == 0);
+	return (row->special != SPECIAL_NONE && !is_vzero(in)) || row->cls == CLASS_X87 ||
+	       row->cls == CLASS_FWAIT || (in->flags & INSN_MEM && in->msize == 0);
 }
 
 bool xlat_vec_ok(struct xgen *g, const struct insn *in)
@@ -137,7 +142,7 @@ static void put_vex(struct xgen *g, const struct insn *in, const struct encoded 
 			in->map));
 	x8(g, v[0] == 0xc5 ? v[1] & 0x7f : v[2]);
 	x8(g, in->opcode);
-	if (in->opcode != 0x77 || in->map != MAP_0F) /* VZEROUPPER */
+	if (!is_vzero(in))
 		put_modrm(g, e);
 }
 
@@ -219,7 +224,7 @@ void xlat_vec(struct xgen *g, const struct insn *in)
 	if (o.rm >= 0)
 		e.rm = gpr_take(g, o.rm, T0);
 	g->imm = o.imm;
-	g->xb->site[g->index].in_host = g->flags & FL_HOST;
+	xlat_note_site(g);
 	put_insn(g, in, &e);
 	gpr_store(g, o.reg, o.reg_access, T0);
 	gpr_store(g, o.rm, o.rm_access, T0);
