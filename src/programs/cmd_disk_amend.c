@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char help[] =
-	"Usage: hv disk amend [-f FORMAT] -o KEY=VALUE[,...] FILE\n\n"
+	"Usage: hv disk amend -f FORMAT -o KEY=VALUE[,...] FILE\n\n"
 	"Changes what an image was created with, as far as its format can.\n\n"
 	"  -f FORMAT           the image's format; needed\n"
 	"  -o KEY=VALUE,...    as for create; -o help lists them\n" DISK_COMMON_HELP;
@@ -49,5 +49,5 @@ int disk_main_amend(int argc, char **argv)
 	if (r == 0)
 		r = blk_amend(b, kv.kv, kv.n, &err);
 	blk_close(b);
-	return r < 0 ? disk_fail(&cli, &err) : HV_EXIT_OK;
+	return r < 0 ? disk_fail(&cli, &err) : disk_done(&cli, argv[optind], "Image amended.");
 }

@@ -131,5 +131,9 @@ int disk_main_bitmap(int argc, char **argv)
 	for (unsigned i = 0; i < n && r == 0; i++)
 		r = run_action(b, &action[i], argv[optind + 1], granularity, &err);
 	blk_close(b);
-	return r < 0 ? disk_fail(&cli, &err) : HV_EXIT_OK;
+	if (r < 0)
+		return disk_fail(&cli, &err);
+	if (cli.json && !listing)
+		return disk_done(&cli, argv[optind], "Bitmap changed.");
+	return HV_EXIT_OK;
 }

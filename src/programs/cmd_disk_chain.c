@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 
 static const char commit_help[] =
-	"Usage: hv disk commit [-f FORMAT] [-b BASE] [-d] [-p] FILE\n\n"
+	"Usage: hv disk commit -f FORMAT [-b BASE] [-d] [-p] FILE\n\n"
 	"Writes what an image holds into its backing file, or into BASE further down its chain,\n"
 	"which then holds what FILE showed.  FILE is emptied afterwards.\n\n"
 	"  -f FORMAT           the image's format; needed\n"
@@ -22,7 +22,7 @@ static const char commit_help[] =
 	"  -p                  show progress\n" DISK_COMMON_HELP;
 
 static const char rebase_help[] =
-	"Usage: hv disk rebase [-f FORMAT] [-u] [-p] -b BACKING [-F FORMAT] FILE\n\n"
+	"Usage: hv disk rebase -f FORMAT [-u] [-p] -b BACKING [-F FORMAT] FILE\n\n"
 	"Puts an image over another backing file.  What the two show differently is copied into "
 	"the\n"
 	"image first, so that it still shows what it did.  -b '' puts it over nothing.\n\n"

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const char help[] =
-	"Usage: hv disk compact [-f FORMAT] [-p] FILE\n\n"
+	"Usage: hv disk compact -f FORMAT [-p] FILE\n\n"
 	"Looks for parts of an image that are stored and hold only zeroes, and gives their space\n"
 	"back.  What the disk shows does not change.  (To rewrite an image from end to end, "
 	"convert\n"

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const char help[] =
-	"Usage: hv disk resize [-f FORMAT] [--shrink] FILE [+|-]SIZE\n\n"
+	"Usage: hv disk resize -f FORMAT [--shrink] FILE [+|-]SIZE\n\n"
 	"Makes the disk in an image larger or smaller, to SIZE or by SIZE (10G, +512M, -1T).\n"
 	"What is added reads as zeroes.  The file systems in it stay as they are: grow them\n"
 	"afterwards, shrink them before.\n\n"

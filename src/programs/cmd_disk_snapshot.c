@@ -119,5 +119,9 @@ int disk_main_snapshot(int argc, char **argv)
 	if (r == 0)
 		r = what == 'l' ? list(&cli, b, &err) : change(b, what, name, &err);
 	blk_close(b);
-	return r < 0 ? disk_fail(&cli, &err) : HV_EXIT_OK;
+	if (r < 0)
+		return disk_fail(&cli, &err);
+	if (cli.json && what != 'l')
+		return disk_done(&cli, argv[optind], "Snapshots changed.");
+	return HV_EXIT_OK;
 }

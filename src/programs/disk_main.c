@@ -39,6 +39,16 @@ static void print_formats(FILE *out)
 		fprintf(out, "  %-10s %s\n", f.name, f.help);
 }
 
+static void print_sources(FILE *out)
+{
+	const struct blk_source *const *s = blk_sources();
+
+	fprintf(out, "\nBesides files and block devices FILE can be\n");
+	for (; *s; s++)
+		if ((*s)->help)
+			fprintf(out, "  %s\n", (*s)->help);
+}
+
 static void print_formats_json(void)
 {
 	struct json j = {.f = stdout};
@@ -85,6 +95,7 @@ static void print_help(FILE *out)
 		fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
 	fprintf(out, "  %-10s %s\n", "formats", "list the formats and their options (--json)");
 	print_formats(out);
+	print_sources(out);
 	fprintf(out, "\n`hv disk COMMAND --help` explains a command.  Manual: man hv-disk\n");
 }
 

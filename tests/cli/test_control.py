@@ -400,6 +400,24 @@ def disks_are_found_beside_the_file_or_where_they_are_named():
 
 
 @test
+def a_limited_disk_is_saved_and_a_throw_away_one_is_not():
+    pathlib.Path('limited').write_bytes(bytes(1 << 20))
+    saved('slow', '--disk', 'limited,format=raw,throttle.bps=1M')
+    p = hv_run('--resume', 'slow', '--engine', 'soft') # found beside it, as raw
+    control('quit')
+    same(0, end(p))
+    p = start('--disk', 'limited,format=raw,overlay=on')
+    r = control('save', 'file=gone')
+    assert r.returncode and not os.path.exists('gone'), r
+    says('overlay', r.stderr)
+    control('quit')
+    same(0, end(p))
+    p = hv_run('--resume', 'slow', '--engine', 'soft', '--disk', 'limited,format=raw,overlay=on')
+    control('quit')
+    same(0, end(p))
+
+
+@test
 def a_resumed_guest_restarts_only_with_a_kernel():
     saved('again')
     p = hv_run('--resume', 'again', '--engine', 'soft')

@@ -9,8 +9,10 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -440,6 +442,184 @@ def a_compressed_image_is_a_source():
     assert 'not compressed' in refused('info', '-f', 'raw', 'compressed:a')
     pathlib.Path('a.gz').write_bytes(pathlib.Path('a.gz').read_bytes()[:-1000])
     assert 'unpack' in refused('info', '-f', 'raw', 'compressed:a.gz')
+
+
+@case
+def packed_images_need_no_scheme():
+    """Without -f the content tells, with -f the name must too: a guest can write what it likes to a raw disk."""
+    need('xz', 'zstd')
+    data = content('a')
+    disk('convert', '-f', 'raw', '-O', 'vmdk', 'a', 'd.vmdk')
+    for tool in (['xz', '-1kf'], ['zstd', '-qkf'], ['gzip', '-1kf'], ['bzip2', '-1kf']):
+        if not shutil.which(tool[0]):
+            continue
+        for name, fmt in (('a', 'raw'), ('d.vmdk', 'vmdk')):
+            subprocess.run([*tool, name], check=True)
+            ext = {'xz': 'xz', 'zstd': 'zst', 'gzip': 'gz', 'bzip2': 'bz2'}[tool[0]]
+            r = disk('convert', '-O', 'raw', f'{name}.{ext}', 'out')
+            assert f'compressed:{name}.{ext}' in r.stderr and fmt in r.stderr, r.stderr
+            assert pathlib.Path('out').read_bytes() == data, (name, ext)
+            same(f'{name}.{ext}', fmt, 'a', 'raw')
+    packed = pathlib.Path('a.gz').read_bytes()
+    pathlib.Path('guest.raw').write_bytes(packed)
+    assert raw_of('guest.raw', 'raw')[:len(packed)] == packed
+    assert raw_of('file:a.gz', 'raw')[:len(packed)] == packed
+    assert 'only be read' in refused('resize', '-f', 'raw', 'a.gz', '+1M')
+    assert pathlib.Path('a.gz').read_bytes() == packed
+    pathlib.Path('cut.gz').write_bytes(packed[:-1000])
+    assert 'unpack' in disk('info', 'cut.gz', status=1).stderr.splitlines()[-1]
+
+
+@case
+def archives_need_no_scheme():
+    content('a')
+    disk('convert', '-f', 'raw', '-O', 'vmdk', 'a', 'disk1.vmdk')
+    pathlib.Path('x.ovf').write_text('<Envelope/>')
+    for name, mode, members in (('one.ova', 'w', ('x.ovf', 'disk1.vmdk')), ('one.box', 'w:gz', ('x.ovf', 'disk1.vmdk')),
+                                ('two.tgz', 'w:gz', ('disk1.vmdk', 'a.img')), ('none.tar', 'w', ('x.ovf',))):
+        shutil.copy('a', 'a.img')
+        with tarfile.open(name, mode, format=tarfile.USTAR_FORMAT) as t:
+            for m in members:
+                t.add(m)
+    with zipfile.ZipFile('one.zip', 'w', zipfile.ZIP_DEFLATED) as z:
+        z.write('disk1.vmdk')
+    for name in ('one.ova', 'one.box', 'one.zip'):
+        r = disk('compare', '-F', 'raw', name, 'a')
+        assert f'archive:{name}!disk1.vmdk' in r.stderr, r.stderr
+        same(name, 'vmdk', 'a', 'raw')
+    words = refused('info', 'two.tgz')
+    assert 'disk1.vmdk, a.img' in words and 'archive:two.tgz!MEMBER' in words, words
+    assert 'archive:none.tar!MEMBER' in refused('info', 'none.tar')
+    same('archive:two.tgz!a.img', 'raw', 'a', 'raw')
+
+
+@case
+def a_server_replaces_a_stale_socket_and_nothing_else():
+    need('nbdkit')
+    content('a')
+    server = Server('-f', 'raw', 'a')
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(server.path)
+    s.close()
+    server.p = subprocess.Popen([hv, 'disk', 'serve', '--json', '--socket', server.path, '-f', 'raw', 'a'],
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with server.p.stdout as out:
+        said = ''
+        while not said.endswith('}\n'):
+            line = out.readline()
+            assert line, 'it ended'
+            said += line
+    uri = json.loads(said)['uri']
+    assert uri == f'nbd+unix:///?socket={server.path}', uri
+    wait_for(lambda: disk_works('info', '-f', 'raw', uri))
+    assert 'somebody serves' in refused('serve', '--socket', server.path, '-f', 'raw', 'a')
+    same(uri, 'raw', 'a', 'raw')
+    server.p.send_signal(signal.SIGTERM)
+    assert server.p.wait(30) == 0
+    assert 'no socket' in refused('serve', '--socket', 'a', '-f', 'raw', 'a')
+    assert 'longer' in refused('serve', '--socket', 'x' * 200, '-f', 'raw', 'a')
+
+
+def disk_works(*args):
+    return subprocess.run([hv, 'disk', *args], capture_output=True).returncode == 0
+
+
+@case
+def a_server_finds_a_free_port():
+    need('nbdkit')
+    data = content('a')
+    p = subprocess.Popen([hv, 'disk', 'serve', '--port', '0', '-f', 'raw', 'a'], stderr=subprocess.PIPE, text=True)
+    try:
+        uri = p.stderr.readline().split(' at ')[1].strip()
+        assert not uri.endswith(':0/'), uri
+        assert raw_of(uri, 'raw') == data # the socket was open before the address was said
+    finally:
+        p.send_signal(signal.SIGTERM)
+        p.stderr.close()
+        assert p.wait(30) == 0
+    assert '--fork' in refused('serve', '--port', '0', '--fork', '-f', 'raw', 'a')
+    for port in ('x', '65536', '-1', ''):
+        assert '--port' in refused('serve', f'--port={port}', '-f', 'raw', 'a')
+
+
+@case
+def a_mount_needs_an_empty_directory():
+    content('a')
+    os.makedirs('full/of')
+    assert 'not empty' in refused('mount', '-f', 'raw', 'a', 'full')
+    assert 'not a directory' in refused('mount', '-f', 'raw', 'a', 'a')
+    assert 'No such' in refused('mount', '-f', 'raw', 'a', 'absent')
+    assert os.listdir('full') == ['of']
+
+
+def make_images():
+    content('a')
+    disk('convert', '-f', 'raw', '-O', 'qcow2', 'a', 'q')
+    disk('create', '-q', '-f', 'qcow2', '-b', 'q', '-F', 'qcow2', 'top')
+
+
+# Command line, then keys that must be there; a list of objects: of its first.
+JSON = [
+    (['formats', '--json'], ['name', 'write', 'create', 'options']),
+    (['create', '--json', '-f', 'qcow2', 'new', '1M'], ['filename', 'format', 'virtual-size']),
+    (['convert', '--json', '-p', '-f', 'raw', '-O', 'qcow2', 'a', 'out'], ['target', 'format', 'virtual-size']),
+    (['info', '--json', 'q'], ['filename', 'format', 'virtual-size', 'actual-size', 'cluster-size']),
+    (['info', '--output=json', '--backing-chain', 'top'], ['backing-filename', 'backing-filename-format']),
+    (['check', '--json', '-f', 'qcow2', 'q'], ['filename', 'format', 'check-errors']),
+    (['repair', '--json', '-f', 'qcow2', 'q'], ['filename', 'format', 'check-errors']),
+    (['compare', '--json', '-f', 'raw', '-F', 'qcow2', 'a', 'q'], ['same', 'size-differs']),
+    (['map', '--json', '-f', 'qcow2', 'q'], ['start', 'length', 'depth', 'zero', 'data']),
+    (['measure', '--json', '-O', 'qcow2', '--size', '1G'], ['required', 'fully-allocated']),
+    (['measure', '--json', '-O', 'qcow2', '-f', 'raw', 'a'], ['required', 'fully-allocated']),
+    (['amend', '--json', '-f', 'qcow2', '-o', 'lazy_refcounts=on', 'q'], ['command', 'image', 'result']),
+    (['bench', '--json', '-f', 'qcow2', '-c', '100', 'q'], ['requests', 'size', 'seconds', 'bytes-per-second']),
+    (['bitmap', '--json', '--add', 'q', 'b'], ['command', 'image', 'result']),
+    (['bitmap', '--json', '--list', 'q'], ['name', 'granularity', 'dirty-bytes', 'recording']),
+    (['snapshot', '--json', '-c', 's "1"\n', 'q'], ['command', 'image', 'result']),
+    (['snapshot', '--json', '-l', 'q'], ['id', 'name', 'vm-state-size', 'date-sec']),
+    (['commit', '--json', '-f', 'qcow2', 'top'], ['command', 'image', 'result']),
+    (['rebase', '--json', '-f', 'qcow2', '-b', '', 'top'], ['command', 'image', 'result']),
+    (['compact', '--json', '-f', 'qcow2', 'top'], ['zeroes-freed', 'space-before', 'space-after']),
+    (['resize', '--json', '-f', 'qcow2', 'top', '+1M'], ['command', 'image', 'result']),
+    (['dd', '--json', '-f', 'raw', '-O', 'raw', 'bs=1M', 'count=1', 'if=a', 'of=part'], ['command', 'image', 'result']),
+]
+
+
+@case
+def every_command_speaks_json():
+    need_format('qcow2')
+    make_images()
+    for line, keys in JSON:
+        r = disk(*line)
+        said = json.loads(r.stdout)
+        first = said[0] if isinstance(said, list) else said
+        absent = [k for k in keys if k not in first]
+        assert not absent, f'{line}: no {absent} in {r.stdout}'
+    covered = {line[0] for line, _ in JSON} | {'serve', 'mount'} # those two: above
+    commands = {w.split()[0] for w in disk('help').stdout.split('Commands:')[1].split('\n\n')[0].splitlines() if w.strip()}
+    assert commands == covered, commands ^ covered
+
+
+@case
+def every_command_has_help_and_a_place_in_the_manual():
+    manual = (here.parent.parent / 'docs/man/hv-disk.1').read_text().replace('\\-', '-')
+    sections = manual.split('.SS ')
+    for line in disk('help').stdout.split('Commands:')[1].split('\n\n')[0].splitlines():
+        if not line.strip():
+            continue
+        name = line.split()[0]
+        mine = [s for s in sections if s.split()[0] == name]
+        assert len(mine) == 1, f'{name}: {len(mine)} sections in the manual'
+        if name == 'formats':
+            continue
+        text = disk(name, '--help').stdout
+        assert text.startswith(f'Usage: hv disk {name} '), name
+        for common in ('--allow-ref', '--secret', '--json', '--force-share'):
+            assert common in text, (name, common)
+        for option in re.findall(r'(?m)^  (--[a-z-]+|-[A-Za-z])', text):
+            if option not in ('-h', '-q', '-U', '-p', '-f', '-F'):
+                assert option in mine[0] or option in sections[0] or option in manual.split('.SH COMMANDS')[0], (name, option)
+        assert len(disk(name, '--no-such-option', status=2 if name == 'compare' else 1).stderr.splitlines()) == 2, name
 
 
 print(f'1..{len(cases)}')
