@@ -4,6 +4,8 @@
   --engines A,B,...  the engine of each run in turn, the last one for all that follow (soft)
   --saves N          how often it is saved and resumed (2)
   --cpus N           CPUs of the guest (1)
+  --keep DIR         end after the last save and leave the VM in DIR (sums, journal) ...
+  --from DIR         ... for a run on another host, which resumes it there and sees it to its end
 
 Prints TAP.  ASSETS is what scripts/boot-assets.sh made.  Each guest is saved as soon as it has said
 so much more, in a new process each time, and must come to the end it comes to undisturbed.
@@ -30,6 +32,8 @@ parser.add_argument('case')
 parser.add_argument('--engines', default='soft')
 parser.add_argument('--saves', type=int, default=2)
 parser.add_argument('--cpus', type=int, default=1)
+parser.add_argument('--keep', type=pathlib.Path)
+parser.add_argument('--from', type=pathlib.Path, dest='start')
 args, options = parser.parse_known_args()
 hv, assets, case = os.path.abspath(args.hv), args.assets.resolve(), args.case
 TIMEOUT = 600
@@ -43,6 +47,10 @@ def ok(what, good, detail=''):
 def skip(why):
     print(f'1..1\nok 1 - resume {case} # SKIP {why}')
     sys.exit(0)
+
+
+if args.start and not args.start.exists():
+    skip(f'nothing was left in {args.start}')
 
 
 def need(*names):
@@ -105,10 +113,27 @@ class Guest:
     def __init__(self, append, ends=(), board=()):
         need('vmlinux', 'initrd.gz')
         self.append, self.ends, self.board = append, list(ends), list(board)
-        self.dir = pathlib.Path(tempfile.mkdtemp())
+        # What a disk's file can do is part of the VM: both hosts have a tmpfs there.
+        self.dir = pathlib.Path(tempfile.mkdtemp(dir='/dev/shm' if args.keep or args.start else None))
         self.saved = self.dir / 'saved'
         self.log = ''
         self.runs = []
+        if args.start:
+            self.unpack()
+
+    def keep(self):
+        """Leave what another host needs."""
+        args.keep.mkdir(exist_ok=True)
+        for f in self.dir.glob('disk*'):
+            shutil.copy(f, args.keep)
+        shutil.copy(self.saved, args.keep)
+        (args.keep / 'log').write_text(self.log)
+        (args.keep / 'more').write_text(str(more))
+
+    def unpack(self):
+        for f in args.start.iterdir():
+            shutil.copy(f, self.dir)
+        self.log = (self.dir / 'log').read_text()
 
     def step(self, number):
         run = Run(self, number)
@@ -123,6 +148,9 @@ class Guest:
 
     def go(self, marks):
         """Through all its saves, each when the log of the run so far has the next mark."""
+        if args.start:
+            self.finish(self.step(1))
+            return self
         run = self.step(0)
         for number, mark in enumerate(marks):
             there = run.wait_for(mark)
@@ -132,6 +160,10 @@ class Guest:
             self.log += run.text()
             if not good:
                 run.process.kill()
+                finish()
+            if args.keep and number + 1 == len(marks):
+                self.keep()
+                self.close()
                 finish()
             run = self.step(number + 1)
         self.finish(run)
@@ -170,7 +202,7 @@ def expect_end(g, words):
     ok(f'the log has {words!r}', words in g.log, g.log[-3000:])
     ok('the guest powers off', g.status == 0, f'status {g.status}')
     ok('the kernel has nothing to complain of',
-       not re.search(r'BUG:|WARNING:|Call Trace|soft lockup|nobody cared|rcu.*stall|I/O error', g.log), g.log[-3000:])
+       not re.search(r'BUG:|\] WARNING:|Call Trace|soft lockup|nobody cared|rcu.*stall|I/O error', g.log), g.log[-3000:])
 
 
 def case_sums(more):
@@ -204,9 +236,10 @@ def case_journal(more):
         skip('mkfs.ext4 is not installed')
     g = Guest(f'test=journal steps={total}')
     disk = g.dir / 'disk.img'
-    with open(disk, 'wb') as f:
-        f.truncate(64 << 20)
-    subprocess.run([tool, '-q', disk], check=True, capture_output=True)
+    if not args.start:
+        with open(disk, 'wb') as f:
+            f.truncate(64 << 20)
+        subprocess.run([tool, '-q', disk], check=True, capture_output=True)
     g.ends += ['--disk', f'{disk},format=raw']
     g.go(steps(args.saves, 6))
     expect_end(g, 'JOURNAL-DONE')
@@ -364,7 +397,7 @@ def case_identity(more):
 
 
 cases = {'identity': case_identity, 'sums': case_sums, 'journal': case_journal, 'ticks': case_ticks, 'fetch': case_fetch, 'stay': case_stay}
-for more in (1, 3, 9):
+for more in [int((args.start / 'more').read_text())] if args.start else (1, 3, 9):
     try:
         cases[case](more)
         break

@@ -69,7 +69,10 @@ class Vm:
         while self.p.poll() is None:
             found = {}
             for t in pathlib.Path(f'/proc/{self.p.pid}/task').iterdir():
-                name = (t / 'comm').read_text().strip()
+                try:
+                    name = (t / 'comm').read_text().strip()
+                except OSError:
+                    continue # it has ended
                 if m := re.match(r'vcpu (\d+)$', name):
                     found[int(m[1])] = int(t.name)
             if len(found) == n:
@@ -80,8 +83,11 @@ class Vm:
     def comes_true(self, condition):
         """A condition that holds a moment after the thread begins."""
         for _ in range(3000):
-            if condition():
-                return True
+            try:
+                if condition():
+                    return True
+            except OSError:
+                pass # the thread has ended
             if self.p.poll() is not None:
                 return False
             time.sleep(.01)

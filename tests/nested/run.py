@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import typing
 
 import known
 
@@ -19,7 +20,8 @@ here = pathlib.Path(__file__).resolve().parent
 top = here.parents[1]
 build = pathlib.Path(sys.argv[1]).resolve()
 hv, assets = build / 'src/programs/hv', build / 'assets'
-TIMEOUT = 1500
+TIMEOUT = 1200 # of one machine
+SHARE = '@SHARE@' # in a command: the directory both hosts can write to
 
 
 def boot(case, cpus=1, *options):
@@ -35,10 +37,39 @@ def guests(*images):
     return [guest(*i.split(':')) for i in images]
 
 
-def resume(case, engines, cpus=1, saves=2):
-    # What both engines can be, so that a guest may go from one to the other: QEMU's CPU has no VME.
+def resume(case, engines, cpus, *options):
+    # base: what both engines can be, so that a guest may go from one to the other.
     return ['python3', top / 'tests/boot/resume.py', hv, assets, case, '--engines', engines, '--cpus', cpus,
-            '--saves', saves, '--cpu', 'base,-vme']
+            '--saves', '1', *options]
+
+
+MIDDLE = [(case, cpus) for case in ('sums', 'journal') for cpus in (1, 2)]
+BASE = '--cpu', 'base'
+
+
+def resume_here():
+    """Guests of the soft engine, saved on this host ..."""
+    return [resume(case, 'soft', cpus, *BASE, '--keep', f'{SHARE}/soft-{case}{cpus}') for case, cpus in MIDDLE]
+
+
+def resume_there():
+    """... go on under kvm there; others are saved there ..."""
+    return [resume(case, 'kvm', cpus, '--from', f'{SHARE}/soft-{case}{cpus}') for case, cpus in MIDDLE] + [
+        resume(case, 'kvm', cpus, *BASE, '--keep', f'{SHARE}/kvm-{case}{cpus}') for case, cpus in MIDDLE]
+
+
+def resume_after():
+    """... and go on here."""
+    return [resume(case, 'soft', cpus, '--from', f'{SHARE}/kvm-{case}{cpus}') for case, cpus in MIDDLE]
+
+
+def resume_all_there():
+    """Both engines there: slow, but CPUs of another maker than QEMU's are no matter."""
+    return [resume(case, engines, cpus, *BASE) for case, cpus in MIDDLE for engines in ('soft,kvm', 'kvm,soft')]
+
+
+def host_is_amd():
+    return 'AuthenticAMD' in pathlib.Path('/proc/cpuinfo').read_text()
 
 
 def programs(*patterns):
@@ -56,25 +87,33 @@ def place():
 PREPARE_PLACE = 'mount -t cgroup2 cgroup /sys/fs/cgroup; echo 64 >/proc/sys/vm/nr_hugepages'
 
 
-# case: (options of nested-kvm.sh, commands, what the shell does before them)
+class Case(typing.NamedTuple):
+    commands: typing.Callable # there
+    options: tuple = () # of nested-kvm.sh
+    prepare: str = '' # what the shell does before them
+    before: typing.Callable = list # here, first
+    after: typing.Callable = list # here, last
+
+
 CASES = {
-    'boot': ([], lambda: [boot('boot', 1), boot('boot', 2)]),
-    'io': ([], lambda: [boot('devices', 1), boot('ext4', 2), boot('net', 2)]),
-    'restart': ([], lambda: [boot('restart', 2), boot('panic', 1)]),
-    'load': ([], lambda: [boot('load', 2), boot('clock', 2), boot('messages', 2)]),
-    'bzimage': ([], lambda: [boot('bzimage', 1), boot('bzimage', 2)]),
-    'restart-all': ([], lambda: [boot('restart-all', 2)]),
-    'options': ([], lambda: [boot('options', 2)]),
-    'others': ([], lambda: [boot('gnumach', 1), boot('memtest86+x64.bin', 2)]),
-    'shadow-paging': (['--npt', '0'], lambda: [boot('boot', 1)]),
-    'micro': ([], lambda: [boot('boot', 2, '--profile', 'micro'), boot('ext4', 1, '--profile', 'micro')]),
-    'unit': ([], lambda: programs('kvm/test-*')),
-    'place': ([], place, PREPARE_PLACE),
-    'resume': ([], lambda: [resume('sums', 'soft,kvm', 1, 1), resume('sums', 'kvm,soft', 2, 1),
-                            resume('journal', 'soft,kvm', 2, 1), resume('journal', 'kvm,soft', 1, 1)]),
+    'boot': Case(lambda: [boot('boot', 1), boot('boot', 2)]),
+    'io': Case(lambda: [boot('ext4', 2), boot('net', 1)]),
+    'restart': Case(lambda: [boot('restart', 2)]),
+    'devices': Case(lambda: [boot('devices', 1)]),
+    'panic': Case(lambda: [boot('panic', 1)]),
+    'load': Case(lambda: [boot('load', 2), boot('clock', 2), boot('messages', 2)]),
+    'bzimage': Case(lambda: [boot('bzimage', 1), boot('bzimage', 2)]),
+    'restart-all': Case(lambda: [boot('restart-all', 2)]),
+    'options': Case(lambda: [boot('options', 2)]),
+    'others': Case(lambda: [boot('gnumach', 1), boot('memtest86+x64.bin', 2)]),
+    'shadow-paging': Case(lambda: [boot('boot', 1)], ('--npt', '0')),
+    'micro': Case(lambda: [boot('boot', 2, '--profile', 'micro'), boot('ext4', 1, '--profile', 'micro')]),
+    'unit': Case(lambda: programs('kvm/test-*')),
+    'place': Case(place, prepare=PREPARE_PLACE),
+    'resume': Case(resume_there, before=resume_here, after=resume_after) if host_is_amd() else Case(resume_all_there),
     # The others are in known.NOT_RUN.
-    'guests': ([], lambda: guests('boot:1', 'boot:4', 'paging:1', 'canonical:1', 'debug:1', 'smc:1', 'smc:4', 'apic:1',
-                                  'apic:4', 'modes:1', 'task:1', 'v86:1')),
+    'guests': Case(lambda: guests('boot:1', 'boot:4', 'paging:1', 'canonical:1', 'debug:1', 'smc:1', 'smc:4', 'apic:1',
+                                  'apic:4', 'modes:1', 'v86:1')),
 }
 
 
@@ -116,51 +155,96 @@ def script(before, commands):
 
 def name_of(command):
     words = [str(w) for w in command]
-    words = [w for w in words if w not in ('python3', str(hv), str(assets), '--engine', 'kvm')]
+    words = [w for w in words if w not in ('python3', str(hv), str(assets))]
     return ' '.join(os.path.relpath(w, top) if w.startswith('/') else w for w in words)
 
 
-def run(tap, options, commands, before):
-    """False, with the reason, when there is no such machine here."""
-    with tempfile.TemporaryDirectory() as d:
-        (pathlib.Path(d) / 'all').write_text(script(before, commands))
-        p = subprocess.Popen(
-            [top / 'scripts/nested-kvm.sh', '--timeout', str(TIMEOUT), '--share', d, *options, build, '--',
-             '/bin/sh', f'{d}/all'],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace')
-        todo, inside = list(commands), False
+def words(command, share):
+    return [str(w).replace(SHARE, share) for w in command]
+
+
+def run_here(tap, commands):
+    for c in commands:
+        tap.begin(name_of(c))
+        p = subprocess.Popen(c, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors='replace')
         for line in p.stdout:
-            line = line.rstrip()
-            if line == 'NESTED-BEGIN':
-                tap.begin(name_of(todo.pop(0)))
-                inside = True
-            elif line.startswith('NESTED-END '):
-                tap.end(line.split()[1])
-                inside = False
-            elif inside:
-                tap.line(line)
-        said = p.stderr.read()
-        if p.wait() == 77:
+            tap.line(line.rstrip())
+        tap.end(p.wait())
+
+
+def machine(tap, case, todo, d, last):
+    """Run what there is to do in one machine, as far as it goes: (its status, what it said).
+
+    A command is taken off the list when it has ended; one that the last machine ended in, too.
+    """
+    inside = False
+    (pathlib.Path(d) / 'all').write_text(script(case.prepare, todo))
+    p = subprocess.Popen(
+        [top / 'scripts/nested-kvm.sh', '--timeout', str(TIMEOUT), '--share', d, *case.options, build, '--',
+         '/bin/sh', f'{d}/all'],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace')
+    for line in p.stdout:
+        line = line.rstrip()
+        if line == 'NESTED-BEGIN':
+            tap.begin(name_of(todo[0]))
+            inside = True
+        elif line.startswith('NESTED-END '):
+            tap.end(line.split()[1])
+            todo.pop(0)
+            inside = False
+        elif inside:
+            tap.line(line)
+    said = p.stderr.read()
+    status = p.wait()
+    if inside and last:
+        tap.end(f'none (the machine ended with {status})')
+        todo.pop(0)
+    return status, said
+
+
+def run_there(tap, case, commands, d):
+    """The reason, when there is no such machine here.
+
+    The kernel there sometimes hangs or dies of what QEMU's translator does on a busy host.  What such
+    a machine did not come to the end of has a second one.
+    """
+    todo = list(commands)
+    for last in (False, True):
+        status, said = machine(tap, case, todo, d, last)
+        if status == 77:
             return said.strip().splitlines()[-1]
-    if inside or todo:
+        if not todo:
+            break
         for line in said.splitlines():
             print('#', line)
-        if inside:
-            tap.end(f'none (the machine ended with {p.returncode})')
-        for c in todo:
-            tap.result(False, f'{name_of(c)} was not reached')
+        print(f'# the machine ended with {status}', flush=True)
+    for c in todo:
+        tap.result(False, f'{name_of(c)} was not reached')
     return None
+
+
+def run(tap, case):
+    """The reason, when there is no such machine here."""
+    with tempfile.TemporaryDirectory() as d:
+        first, commands, last = ([words(c, d) for c in f()] for f in (case.before, case.commands, case.after))
+        if not commands:
+            return 'nothing of it is built'
+        run_here(tap, first)
+        why = run_there(tap, case, commands, d)
+        if not why:
+            run_here(tap, last)
+        return why
 
 
 def main():
     tap = Tap()
-    for case in sys.argv[2:]:
-        options, commands, *before = CASES[case]
-        commands = commands()
-        why = run(tap, options, commands, ''.join(before)) if commands else f'{case}: nothing of it is built'
-        if why:
-            print(f'1..1\nok 1 - {sys.argv[2:]} # SKIP {why}')
+    for name in sys.argv[2:]:
+        why = run(tap, CASES[name])
+        if why and not tap.n:
+            print(f'1..1\nok 1 - {name} # SKIP {why}')
             return
+        if why:
+            tap.result(True, f'{name} # SKIP {why}')
     print(f'1..{tap.n}')
 
 

@@ -100,7 +100,7 @@ static inline void wait_ms(u64 ms)
 /* Until the condition holds, for at most some seconds; true when it held. */
 #define WAIT_FOR(cond)                                                                             \
 	({                                                                                         \
-		u64 end_ = rdtsc() + 8000000000ull;                                                \
+		u64 end_ = rdtsc() + 60000000000ull;                                               \
 		while (!(cond) && rdtsc() < end_)                                                  \
 			asm volatile("pause");                                                     \
 		!!(cond);                                                                          \
