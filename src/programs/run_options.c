@@ -36,8 +36,15 @@ static void print_help(void)
 	       "                        what the guest writes is forgotten in the end.  LIMIT: "
 	       "bps,\n"
 	       "                        iops, either with -read or -write: at most N a second\n"
+	       "  --disk vhost-user=SOCKET\n"
+	       "                        a disk that another process serves (engine kvm)\n"
 	       "  --net user[,forward=tcp:HOSTPORT:GUESTPORT]...|none\n"
 	       "                        network card behind user-mode NAT (none)\n"
+	       "  --net tap[=IFNAME][,mac=ADDRESS][,vhost=auto|on|off]\n"
+	       "                        network card on a tap interface of this host, served by\n"
+	       "                        its kernel where that can (auto)\n"
+	       "  --net vhost-user=SOCKET[,mac=ADDRESS]\n"
+	       "                        network card that another process serves (engine kvm)\n"
 	       "  --vfio ADDRESS        pass a PCI device of this host through (0000:65:00.0), "
 	       "bound "
 	       "to\n"
@@ -160,6 +167,15 @@ static int parse_disk(struct run_options *o, char *arg)
 		return usage_error("run", "more than %d disks", VM_MAX_DISKS);
 	d->path = split_options(arg, &rest);
 	d->format = "raw";
+	if (!strncmp(d->path, "vhost-user=", 11)) {
+		d->vhost_user = true;
+		d->path += 11;
+		if (rest)
+			return usage_error("run",
+					   "--disk: '%s': what a vhost-user disk is like, its back "
+					   "end says",
+					   rest);
+	}
 	for (char *key; rest && *rest;) {
 		char *value;
 		int r = 1;
@@ -187,19 +203,84 @@ static int parse_disk(struct run_options *o, char *arg)
 	return 0;
 }
 
+/* Six pairs of hexadecimal digits; a card's own address is never a group's. */
+static bool parse_mac(const char *s, uint8_t mac[6])
+{
+	int end = 0;
+
+	return strlen(s) == 17 &&
+	       sscanf(s, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2],
+		      &mac[3], &mac[4], &mac[5], &end) == 6 &&
+	       end == 17 && !(mac[0] & 1);
+}
+
+static bool parse_vhost(const char *value, enum vm_vhost *vhost)
+{
+	static const char *const names[] = {
+		[VM_VHOST_AUTO] = "auto", [VM_VHOST_ON] = "on", [VM_VHOST_OFF] = "off"};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!strcmp(value, names[i])) {
+			*vhost = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* "tap[=IFNAME]" or "vhost-user=SOCKET", and what follows it. */
+static int parse_net_kind(struct vm_net *n, char *kind, char *rest)
+{
+	char *value = strchr(kind, '=');
+
+	if (value)
+		*value++ = 0;
+	if (!strcmp(kind, "tap") && (!value || *value))
+		n->kind = VM_NET_TAP;
+	else if (!strcmp(kind, "vhost-user") && value && *value)
+		n->kind = VM_NET_VHOST_USER;
+	else
+		return usage_error("run",
+				   "--net: '%s' is not known; use user, tap[=IFNAME], "
+				   "vhost-user=SOCKET or none",
+				   kind);
+	n->target = value ? value : "";
+	while (rest) {
+		char *key = split_options(rest, &rest);
+
+		value = strchr(key, '=');
+		if (value)
+			*value++ = 0;
+		if (value && !strcmp(key, "mac") && parse_mac(value, n->mac))
+			n->has_mac = true;
+		else if (!value || strcmp(key, "vhost") || n->kind != VM_NET_TAP ||
+			 !parse_vhost(value, &n->vhost))
+			return usage_error("run", "--net: '%s%s%s' is not understood", key,
+					   value ? "=" : "", value ? value : "");
+	}
+	return 0;
+}
+
 static int parse_net(struct run_options *o, char *arg)
 {
 	char *rest, *kind = split_options(arg, &rest);
+	struct vm_net *n;
+	int r;
 
 	if (!strcmp(kind, "none") && !rest) {
 		o->vm.nr_nets = 0;
 		return 0;
 	}
-	if (strcmp(kind, "user"))
-		return usage_error("run", "--net: '%s' is not known; use user or none", kind);
 	if (o->vm.nr_nets == VM_MAX_NETS)
 		return usage_error("run", "more than %d network cards", VM_MAX_NETS);
-	o->vm.net[o->vm.nr_nets++] = rest ? rest : "";
+	n = &o->vm.net[o->vm.nr_nets];
+	*n = (struct vm_net){.target = rest ? rest : ""};
+	if (strcmp(kind, "user")) {
+		r = parse_net_kind(n, kind, rest);
+		if (r)
+			return r;
+	}
+	o->vm.nr_nets++;
 	return 0;
 }
 

@@ -15,14 +15,19 @@
 #include "devices/virtio/console.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/vhost.h"
+#include "devices/virtio/vhost_blk.h"
+#include "devices/virtio/vhost_net.h"
 #include "machine/machine.h"
 #include "machine/memmap.h"
 #include "net/net.h"
+#include "net/tap.h"
 #include "state/state.h"
 #include "vm/vm_internal.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 static const struct {
 	const char *name;
@@ -116,6 +121,42 @@ static int open_disk(struct blk **out, const char **format, const struct vm_disk
 	return r;
 }
 
+/* A back end writes to guest memory by itself.  An engine that keeps decoded code of guest pages
+ * would not learn of it and run what is there no more. */
+static bool takes_vhost(const struct vm *vm)
+{
+	return vm->engine->caps() & ENGINE_CAP_HW;
+}
+
+static int check_vhost(const struct vm *vm, const char *what, struct error *err)
+{
+	if (takes_vhost(vm))
+		return 0;
+	return err_set(err, ENOTSUP,
+		       "%s needs engine kvm: engine %s must see each write to guest memory, and "
+		       "another process's it does not",
+		       what, vm->engine->name);
+}
+
+static int add_served_disk(struct vm *vm, unsigned i, struct error *err)
+{
+	struct vhost_blk_config cfg = {
+		.name = disk_names[i],
+		.host = machine_pci(vm->machine),
+		.slot_fn = PCI_ANY_SLOT,
+		.mem = vm->mem,
+		.loop = vm->loop,
+		.max_queues = vm->cfg.cpus,
+	};
+	int r = check_vhost(vm, "a vhost-user disk", err);
+
+	if (r == 0)
+		r = vhost_user_open(&cfg.backend, vm->cfg.disk[i].path, VHOST_TIMEOUT_MS, err);
+	if (r == 0)
+		r = vhost_blk_create(&vm->devices.vhost_blk[i], &cfg, err);
+	return r < 0 ? err_wrap(err, r, "%s", disk_names[i]) : 0;
+}
+
 static int add_disk(struct vm *vm, unsigned i, struct error *err)
 {
 	struct vm_devices *d = &vm->devices;
@@ -134,22 +175,104 @@ static int add_disk(struct vm *vm, unsigned i, struct error *err)
 	return r < 0 ? err_wrap(err, r, "%s", disk_names[i]) : 0;
 }
 
-static int add_net(struct vm *vm, unsigned i, struct error *err)
+/* Locally administered; each card behind its own NAT, so the number is enough. */
+static void choose_mac(const struct vm_net *net, unsigned i, uint8_t mac[6])
 {
-	struct vm_devices *d = &vm->devices;
-	int r = net_user_create(&d->net[i], vm->cfg.net[i], vm->loop, err);
+	static const uint8_t base[6] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
+
+	memcpy(mac, net->has_mac ? net->mac : base, 6);
+	if (!net->has_mac)
+		mac[5] += i;
+}
+
+/* backend is taken. */
+static int add_vhost_net(struct vm *vm, unsigned i, struct vhost_backend *backend,
+			 struct error *err)
+{
+	struct vhost_net_config cfg = {
+		.name = net_names[i],
+		.host = machine_pci(vm->machine),
+		.slot_fn = PCI_ANY_SLOT,
+		.mem = vm->mem,
+		.loop = vm->loop,
+		.backend = backend,
+	};
+
+	choose_mac(&vm->cfg.net[i], i, cfg.mac);
+	return vhost_net_create(&vm->devices.vhost_net[i], &cfg, err);
+}
+
+static int add_served_net(struct vm *vm, unsigned i, struct error *err)
+{
+	struct vhost_backend *backend;
+	int r = check_vhost(vm, "a vhost-user network card", err);
+
+	if (r == 0)
+		r = vhost_user_open(&backend, vm->cfg.net[i].target, VHOST_TIMEOUT_MS, err);
+	return r < 0 ? r : add_vhost_net(vm, i, backend, err);
+}
+
+/* net is the host end, and is the VM's from now on. */
+static int add_own_net(struct vm *vm, unsigned i, struct net *net, struct error *err)
+{
 	struct virtio_net_config cfg = {
 		.name = net_names[i],
 		.host = machine_pci(vm->machine),
 		.slot_fn = PCI_ANY_SLOT,
 		.mem = vm->mem,
-		.net = d->net[i],
-		/* Locally administered; each card behind its own NAT, so the number is enough. */
-		.mac = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + i},
+		.net = net,
 	};
 
+	vm->devices.net[i] = net;
+	choose_mac(&vm->cfg.net[i], i, cfg.mac);
+	return virtio_net_create(&vm->devices.vnet[i], &cfg, err);
+}
+
+static int add_user_net(struct vm *vm, unsigned i, struct error *err)
+{
+	struct net *net;
+	int r = net_user_create(&net, vm->cfg.net[i].target, vm->loop, err);
+
+	return r < 0 ? r : add_own_net(vm, i, net, err);
+}
+
+/* By the kernel, where it can and may; a tap for that hands over frames with headers. */
+static int add_kernel_net(struct vm *vm, unsigned i, struct error *err)
+{
+	struct vhost_backend *backend;
+	int fd, r = check_vhost(vm, "vhost=on", err);
+
 	if (r == 0)
-		r = virtio_net_create(&d->vnet[i], &cfg, err);
+		r = tap_open(&fd, vm->cfg.net[i].target, true, err);
+	if (r == 0)
+		r = vhost_kernel_open(&backend, fd, err);
+	return r < 0 ? r : add_vhost_net(vm, i, backend, err);
+}
+
+static int add_tap_net(struct vm *vm, unsigned i, struct error *err)
+{
+	const struct vm_net *cfg = &vm->cfg.net[i];
+	struct net *net;
+	int fd, r;
+
+	if (cfg->vhost == VM_VHOST_ON ||
+	    (cfg->vhost == VM_VHOST_AUTO && takes_vhost(vm) && vhost_kernel_there()))
+		return add_kernel_net(vm, i, err);
+	r = tap_open(&fd, cfg->target, false, err);
+	if (r == 0)
+		r = net_tap_create(&net, fd, err);
+	return r < 0 ? r : add_own_net(vm, i, net, err);
+}
+
+static int add_net(struct vm *vm, unsigned i, struct error *err)
+{
+	static int (*const add[])(struct vm *, unsigned, struct error *) = {
+		[VM_NET_USER] = add_user_net,
+		[VM_NET_TAP] = add_tap_net,
+		[VM_NET_VHOST_USER] = add_served_net,
+	};
+	int r = add[vm->cfg.net[i].kind](vm, i, err);
+
 	return r < 0 ? err_wrap(err, r, "%s", net_names[i]) : 0;
 }
 
@@ -261,7 +384,7 @@ int vm_devices_create(struct vm *vm, struct error *err)
 		r = add_testdev(vm, err);
 	/* PCI slots are taken in this order: /dev/vda is the first disk whatever else there is. */
 	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_disks; i++)
-		r = add_disk(vm, i, err);
+		r = vm->cfg.disk[i].vhost_user ? add_served_disk(vm, i, err) : add_disk(vm, i, err);
 	for (unsigned i = 0; r == 0 && i < vm->cfg.nr_nets; i++)
 		r = add_net(vm, i, err);
 	if (r == 0 && vm->cfg.console)
@@ -306,10 +429,12 @@ void vm_devices_destroy(struct vm *vm)
 	DESTROY(virtio_console_destroy, d->vconsole);
 	DESTROY(chr_close, d->console_chr);
 	for (unsigned i = 0; i < VM_MAX_NETS; i++) {
+		DESTROY(vhost_net_destroy, d->vhost_net[i]);
 		DESTROY(virtio_net_destroy, d->vnet[i]);
 		DESTROY(d->net[i]->ops->destroy, d->net[i]);
 	}
 	for (unsigned i = 0; i < VM_MAX_DISKS; i++) {
+		DESTROY(vhost_blk_destroy, d->vhost_blk[i]);
 		DESTROY(virtio_blk_destroy, d->vblk[i]);
 		DESTROY(blk_close, d->blk[i]);
 	}
@@ -334,12 +459,18 @@ static unsigned list_virtio(struct vm *vm, struct virtio_dev *list[VM_MAX_DISKS 
 	struct vm_devices *d = &vm->devices;
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < VM_MAX_DISKS; i++)
+	for (unsigned i = 0; i < VM_MAX_DISKS; i++) {
 		if (d->vblk[i])
 			list[n++] = virtio_blk_dev(d->vblk[i]);
-	for (unsigned i = 0; i < VM_MAX_NETS; i++)
+		else if (d->vhost_blk[i])
+			list[n++] = vhost_blk_dev(d->vhost_blk[i]);
+	}
+	for (unsigned i = 0; i < VM_MAX_NETS; i++) {
 		if (d->vnet[i])
 			list[n++] = virtio_net_dev(d->vnet[i]);
+		else if (d->vhost_net[i])
+			list[n++] = vhost_net_dev(d->vhost_net[i]);
+	}
 	if (d->vconsole)
 		list[n++] = virtio_console_dev(d->vconsole);
 	if (d->vrng)
@@ -365,6 +496,37 @@ void vm_devices_resume(struct vm *vm)
 		virtio_resume(list[i]);
 }
 
+int vm_devices_whole(struct vm *vm, struct error *err)
+{
+	static const char lost[] = "%s has lost its back end, and what that had begun with it: "
+				   "such a VM cannot be saved before the guest resets the device";
+	struct vm_devices *d = &vm->devices;
+
+	for (unsigned i = 0; i < vm->cfg.nr_disks; i++)
+		if (d->vhost_blk[i] && !vhost_blk_is_whole(d->vhost_blk[i]))
+			return err_set(err, EIO, lost, disk_names[i]);
+	for (unsigned i = 0; i < vm->cfg.nr_nets; i++)
+		if (d->vhost_net[i] && !vhost_net_is_whole(d->vhost_net[i]))
+			return err_set(err, EIO, lost, net_names[i]);
+	return 0;
+}
+
+static void disk_state(struct state *s, struct vm_devices *d, unsigned i)
+{
+	if (d->vhost_blk[i])
+		vhost_blk_state(s, d->vhost_blk[i]);
+	else
+		virtio_blk_state(s, d->vblk[i]);
+}
+
+static void net_state(struct state *s, struct vm_devices *d, unsigned i)
+{
+	if (d->vhost_net[i])
+		vhost_net_state(s, d->vhost_net[i]);
+	else
+		virtio_net_state(s, d->vnet[i]);
+}
+
 void vm_devices_state(struct state *s, struct vm *vm)
 {
 	struct vm_devices *d = &vm->devices;
@@ -377,9 +539,9 @@ void vm_devices_state(struct state *s, struct vm *vm)
 	if (d->testdev)
 		testdev_state(s, d->testdev);
 	for (unsigned i = 0; i < vm->cfg.nr_disks; i++)
-		virtio_blk_state(s, d->vblk[i]);
+		disk_state(s, d, i);
 	for (unsigned i = 0; i < vm->cfg.nr_nets; i++)
-		virtio_net_state(s, d->vnet[i]);
+		net_state(s, d, i);
 	if (d->vconsole)
 		virtio_console_state(s, d->vconsole);
 	if (d->vrng)

@@ -9,6 +9,7 @@
 
 struct blk;
 struct chardev;
+struct error;
 struct net;
 struct state;
 
@@ -22,8 +23,10 @@ struct vm_devices {
 	struct blk *blk[VM_MAX_DISKS];
 	const char *disk_format[VM_MAX_DISKS]; /* below overlays and limits; static */
 	struct virtio_blk *vblk[VM_MAX_DISKS];
+	struct vhost_blk *vhost_blk[VM_MAX_DISKS]; /* instead of blk and vblk */
 	struct net *net[VM_MAX_NETS];
 	struct virtio_net *vnet[VM_MAX_NETS];
+	struct vhost_net *vhost_net[VM_MAX_NETS]; /* instead of net and vnet */
 	struct virtio_console *vconsole;
 	struct virtio_rng *vrng;
 	struct vfio_pci *vfio[VM_MAX_VFIO];
@@ -36,4 +39,6 @@ void vm_devices_destroy(struct vm *vm);
 
 void vm_devices_pause(struct vm *vm); /* waits for I/O under way */
 void vm_devices_resume(struct vm *vm);
+/* 0: their state can be saved; otherwise says whose is lost. */
+int vm_devices_whole(struct vm *vm, struct error *err);
 void vm_devices_state(struct state *s, struct vm *vm); /* while paused */

@@ -1,6 +1,7 @@
 /* vm/resume.c - a VM from a file; see save.h. */
 #include "base/error.h"
 #include "block/blk.h"
+#include "devices/virtio/vhost_blk.h"
 #include "machine/machine.h"
 #include "state/stream.h"
 #include "vm/save.h"
@@ -195,7 +196,7 @@ static int choose_ends(const struct saved_config *c, struct vm_config *cfg, stru
 	for (; cfg->nr_serials < c->nr_serials; cfg->nr_serials++)
 		cfg->serial[cfg->nr_serials] = cfg->nr_serials ? "null" : "stdio";
 	for (; cfg->nr_nets < c->nr_nets; cfg->nr_nets++)
-		cfg->net[cfg->nr_nets] = "";
+		cfg->net[cfg->nr_nets] = (struct vm_net){.target = ""};
 	if (c->console && !cfg->console)
 		cfg->console = "null";
 	return 0;
@@ -250,6 +251,26 @@ int vm_saved_cpu(const struct vm_saved *s, const struct engine *engine, struct c
 
 /* ---- loading ---- */
 
+/* What else there is to a vhost-user disk its back end says, and the device's state checks. */
+static int same_served(const struct vm *vm, unsigned i, const struct saved_disk *d,
+		       struct error *err)
+{
+	const char *path = vm->cfg.disk[i].path;
+	uint64_t size;
+
+	if (vm->cfg.disk[i].vhost_user != !strcmp(d->format, VM_DISK_VHOST))
+		return err_set(err, EINVAL, "disk%u: '%s' is %s vhost-user disk, the saved VM's %s",
+			       i, path, vm->cfg.disk[i].vhost_user ? "a" : "no",
+			       vm->cfg.disk[i].vhost_user ? "is none" : "is one");
+	if (!vm->cfg.disk[i].vhost_user)
+		return 0;
+	size = vhost_blk_size(vm->devices.vhost_blk[i]);
+	if (size != d->size)
+		return err_set(err, EINVAL, "disk%u: '%s' has %llu bytes, the saved VM's disk %llu",
+			       i, path, (unsigned long long)size, (unsigned long long)d->size);
+	return 0;
+}
+
 static int same_disk(const struct vm *vm, unsigned i, const struct saved_disk *d, struct error *err)
 {
 	const struct blk_info *info = blk_info(vm->devices.blk[i]);
@@ -279,8 +300,11 @@ static int same_disks(const struct vm *vm, const struct saved_config *c, struct 
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < c->nr_disks && r == 0; i++)
-		r = same_disk(vm, i, &c->disk[i], err);
+	for (unsigned i = 0; i < c->nr_disks && r == 0; i++) {
+		r = same_served(vm, i, &c->disk[i], err);
+		if (r == 0 && vm->devices.blk[i])
+			r = same_disk(vm, i, &c->disk[i], err);
+	}
 	return r;
 }
 

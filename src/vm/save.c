@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "block/blk.h"
+#include "devices/virtio/vhost_blk.h"
 #include "machine/machine.h"
 #include "state/stream.h"
 #include "vm/save_config.h"
@@ -74,6 +75,14 @@ static void describe_disk(struct saved_disk *d, const struct vm_disk *disk, cons
 	d->can_zero = info->can_zero;
 }
 
+/* No file name: whoever resumes it names the socket. */
+static void describe_served(struct saved_disk *d, const struct vhost_blk *b)
+{
+	copy_text(d->format, sizeof(d->format), VM_DISK_VHOST);
+	d->size = vhost_blk_size(b);
+	d->block_size = 512;
+}
+
 void vm_describe(struct vm *vm, struct saved_config *c)
 {
 	const struct vm_config *cfg = &vm->cfg;
@@ -96,9 +105,13 @@ void vm_describe(struct vm *vm, struct saved_config *c)
 		.exit_port = (uint16_t)MAX(cfg->exit_port, 0),
 	};
 	copy_text(c->engine, sizeof(c->engine), vm->engine->name);
-	for (unsigned i = 0; i < cfg->nr_disks; i++)
-		describe_disk(&c->disk[i], &cfg->disk[i], vm->devices.disk_format[i],
-			      vm->devices.blk[i]);
+	for (unsigned i = 0; i < cfg->nr_disks; i++) {
+		if (cfg->disk[i].vhost_user)
+			describe_served(&c->disk[i], vm->devices.vhost_blk[i]);
+		else
+			describe_disk(&c->disk[i], &cfg->disk[i], vm->devices.disk_format[i],
+				      vm->devices.blk[i]);
+	}
 }
 
 /* ---- the thread ---- */
@@ -132,7 +145,7 @@ static int flush_disks(struct vm *vm, struct error *err)
 	int r = 0;
 
 	for (unsigned i = 0; i < vm->cfg.nr_disks && r == 0; i++) {
-		r = blk_flush(vm->devices.blk[i]);
+		r = vm->devices.blk[i] ? blk_flush(vm->devices.blk[i]) : 0;
 		if (r < 0)
 			err_errno(err, -r, "disk%u: cannot write what the guest has written", i);
 	}
@@ -282,7 +295,9 @@ static int job_begin(struct vm_save_job *job, const char *path, struct error *er
 	vm_pause(job->vm);
 	if (vm_has_ended(job->vm))
 		return err_set(err, ECANCELED, "the VM has ended");
-	r = take_config(job, err);
+	r = vm_devices_whole(job->vm, err);
+	if (r == 0)
+		r = take_config(job, err);
 	if (r == 0)
 		r = take_state(job, err);
 	if (r < 0)

@@ -6,6 +6,8 @@
 
 struct state;
 
+#define VM_DISK_VHOST "vhost-user" /* the "format" of a disk that another process serves */
+
 struct saved_disk {
 	char file[256]; /* its name, without the directory */
 	char format[16];

@@ -35,6 +35,16 @@ struct vm_disk {
 	const char *snapshot;     /* show this internal snapshot (read-only), or NULL */
 	bool overlay;             /* what the guest writes is forgotten in the end */
 	struct blk_limits limits; /* all 0: none */
+	bool vhost_user;          /* path is the socket of a process that serves the disk */
+};
+
+struct vm_net {
+	enum vm_net_kind { VM_NET_USER, VM_NET_TAP, VM_NET_VHOST_USER } kind;
+	const char *target; /* USER: its options (net/net.h); TAP: interface, "" = a new one;
+			     * VHOST_USER: a socket */
+	enum vm_vhost { VM_VHOST_AUTO, VM_VHOST_ON, VM_VHOST_OFF } vhost; /* TAP: by the kernel */
+	bool has_mac;
+	uint8_t mac[6];
 };
 
 /* All strings are borrowed until vm_destroy. */
@@ -53,7 +63,7 @@ struct vm_config {
 
 	struct vm_disk disk[VM_MAX_DISKS];
 	unsigned nr_disks;
-	const char *net[VM_MAX_NETS]; /* options after "user": see net/net.h */
+	struct vm_net net[VM_MAX_NETS];
 	unsigned nr_nets;
 	const char *serial[VM_MAX_SERIALS]; /* chardev specs of COM1.. */
 	unsigned nr_serials;

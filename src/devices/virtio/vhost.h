@@ -65,6 +65,11 @@ struct vhost_backend {
 int vhost_user_open(struct vhost_backend **out, const char *path, unsigned timeout_ms,
 		    struct error *err);
 
+/* The host kernel's vhost-net on a tap.  tap_fd (net/tap.h) is taken, also on failure; it was
+ * opened with virtio headers. */
+int vhost_kernel_open(struct vhost_backend **out, int tap_fd, struct error *err);
+bool vhost_kernel_there(void); /* and may be opened */
+
 /* What a kind of device adds. */
 struct vhost_front {
 	/* Serve a queue of a device that has no back end.  May be NULL: the device stops. */

@@ -27,4 +27,3 @@ void vhost_net_destroy(struct vhost_net *n);
 void vhost_net_state(struct state *s, void *vhost_net);
 struct virtio_dev *vhost_net_dev(struct vhost_net *n);
 bool vhost_net_is_whole(struct vhost_net *n); /* else its state is lost: do not save */
-
