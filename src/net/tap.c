@@ -102,7 +102,8 @@ static void tap_detach(struct net *net)
 
 /* ---- the thread ---- */
 
-static bool take_orders(struct tap *t)
+/* False: time to stop.  *room: the NIC has some again. */
+static bool take_orders(struct tap *t, bool *room)
 {
 	uint64_t count;
 	bool stop;
@@ -115,21 +116,12 @@ static bool take_orders(struct tap *t)
 		t->kept = 0;
 		pthread_cond_broadcast(&t->detached);
 	}
+	*room = t->rx_ready;
+	t->rx_ready = false;
 	t->started = t->nic_started && t->net.receive;
 	stop = t->stop;
 	pthread_mutex_unlock(&t->lock);
 	return !stop;
-}
-
-static bool room_again(struct tap *t)
-{
-	bool ready;
-
-	pthread_mutex_lock(&t->lock);
-	ready = t->rx_ready;
-	t->rx_ready = false;
-	pthread_mutex_unlock(&t->lock);
-	return ready;
 }
 
 static void deliver(struct tap *t)
@@ -161,15 +153,15 @@ static void *tap_thread(void *arg)
 	int r;
 
 	do {
-		bool want = t->started && !t->kept && !broken;
+		bool want = t->started && !t->kept && !broken, room = false;
 		struct pollfd p[2] = {{.fd = t->wake_fd, .events = POLLIN},
 				      {.fd = want ? t->fd : -1, .events = POLLIN}};
 
 		if (poll(p, 2, -1) < 0)
 			continue;
-		if (p[0].revents && !take_orders(t))
+		if (p[0].revents && !take_orders(t, &room))
 			break;
-		if (t->started && t->kept && room_again(t))
+		if (t->started && t->kept && room)
 			deliver(t);
 		if (!t->started || !want || !p[1].revents)
 			continue;
