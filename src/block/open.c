@@ -377,7 +377,8 @@ static int open_named(struct blk **out, struct opening *o, const char *format, s
 		r = o->fmt ? 0 : -EINVAL;
 	} else if (!(o->flags & BLK_READONLY)) {
 		r = err_set(err, EINVAL,
-			    "'%s': the format of a writable disk must be given (format=raw)",
+			    "'%s': the format of a writable disk must be given (-f FORMAT; hv run: "
+			    "format=FORMAT)",
 			    o->path);
 	}
 	if (!r && o->fmt == &blk_raw && !o->source)

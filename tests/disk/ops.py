@@ -622,6 +622,44 @@ def every_command_has_help_and_a_place_in_the_manual():
         assert len(disk(name, '--no-such-option', status=2 if name == 'compare' else 1).stderr.splitlines()) == 2, name
 
 
+COMPLETE = r'''
+. "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+_hv
+printf '%s\n' "${COMPREPLY[@]}"
+'''
+
+
+def completed(*words):
+    r = subprocess.run(['bash', '-c', COMPLETE, 'bash', here.parent.parent / 'completions/hv', hv, *words],
+                       capture_output=True, text=True, check=True)
+    return set(r.stdout.split())
+
+
+@case
+def bash_completes_commands_options_and_formats():
+    need('bash')
+    commands = completed('disk', '')
+    assert {line[0] for line, _ in JSON} | {'serve', 'mount', 'help'} == commands, commands
+    for c in commands - {'help', 'formats'}:
+        assert {'--allow-ref', '--json', '--help'} <= completed('disk', c, '--'), c
+    assert completed('disk', 'formats', '--') == {'--json'}
+    assert completed('disk', 'convert', '-O', '') == set(formats)
+    assert completed('disk', 'create', '-f', 'qcow2', '-o', 'clus') == {'cluster_size='}
+    assert completed('disk', 'create', '-f', 'qcow2', '-o', 'a=b,clus') == {'a=b,cluster_size='}
+    assert completed('disk', 'convert', '-O', 'vmdk', '-o', 'subf') == {'subformat='}
+    assert completed('disk', 'dd', '') == {'if=', 'of=', 'bs=', 'count=', 'skip='}
+    pathlib.Path('some-image').touch()
+    for words in (('info', 'some-'), ('convert', '-c', 'some-'), ('dd', 'if', '=', 'some-'), ('check', '-f', 'raw', 'some-')):
+        assert completed('disk', *words) == {'some-image'}, words
+    # bash hands over a = as a word of its own
+    assert completed('run', '--disk', 'some-') == {'some-image'}
+    assert completed('run', '--disk', 'a,overl') == {'a,overlay=on'}
+    assert completed('run', '--disk', 'a,format', '=', '') == set(formats)
+    assert completed('run', '--disk', 'a,format', '=', 'qc') == {'qcow2'}
+    assert completed('run', '--disk', 'a,format', '=', 'qcow2,overl') == {'qcow2,overlay=on'}
+
+
 print(f'1..{len(cases)}')
 failed = 0
 for n, fn in enumerate(cases, 1):
