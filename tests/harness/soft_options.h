@@ -1,5 +1,6 @@
 /* soft_options.h - which options a test gives the soft engine: $SOFT_OPTIONS, as after
- * `--engine soft,`; without, the interpreter.  So that each test of the engine runs on each of its tiers. */
+ * `--engine soft,`; without, the interpreter.  So that each test of the engine runs on each of its
+ * tiers. */
 #pragma once
 
 #include <stdlib.h>
