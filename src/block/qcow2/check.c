@@ -657,6 +657,19 @@ static int run(struct qcow2 *q, struct blk_check *c, unsigned fix, struct check 
 	return r;
 }
 
+/* What the old refcounts lay over - the L1 table, say - was not looked into while they did: with
+ * new ones it is, and is counted. */
+static int run_mending(struct qcow2 *q, struct blk_check *c, unsigned fix, struct check *k)
+{
+	struct check second;
+	int r = run(q, c, fix, k);
+
+	if (r < 0 || !k->broken || !(fix & BLK_FIX_ERRORS))
+		return r;
+	r = q_settle(q);
+	return r < 0 ? r : run(q, NULL, fix, &second);
+}
+
 /* ---- for others ---- */
 
 static int clear_marks(struct qcow2 *q, bool clean)
@@ -704,7 +717,7 @@ static int check_locked(struct qcow2 *q, struct blk_check *c, struct error *err)
 	int r = q->readonly ? 0 : q_settle(q);
 
 	if (!r)
-		r = run(q, c, q->readonly ? 0 : c->fix, &k);
+		r = run_mending(q, c, q->readonly ? 0 : c->fix, &k);
 	if (r == -EFBIG)
 		return err_set(err, EFBIG, "'%s' is too large to be checked: %u clusters at most",
 			       q->b->path, Q_CHECK_CLUSTERS_MAX);
@@ -738,7 +751,7 @@ int q_check(struct blk *b, struct blk_check *c, struct error *err)
 int q_rebuild_refcounts(struct qcow2 *q, struct error *err)
 {
 	struct check k;
-	int r = run(q, NULL, BLK_FIX_LEAKS | BLK_FIX_ERRORS, &k);
+	int r = run_mending(q, NULL, BLK_FIX_LEAKS | BLK_FIX_ERRORS, &k);
 
 	if (!r)
 		r = q_settle(q);

@@ -63,6 +63,11 @@ static int load_tables(struct qcow2 *q, struct error *err)
 
 	q->l1.host = q->h.l1_host;
 	q->l1.nr = q->h.l1_nr;
+	/* Behind its end the file reads as zeroes: a disk with nothing on it. */
+	if (!range_inside(q->l1.host, q->l1.nr * 8ull, blk_size(q->file)))
+		return err_set(err, EINVAL,
+			       "'%s': the file ends before its L1 table: it was cut off",
+			       q->b->path);
 	r = q_table_read(q->file, q->l1.host, q->l1.nr, &q->l1.v);
 	if (!r) {
 		q->rt.host = q->h.reftable_host;
