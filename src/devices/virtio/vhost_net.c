@@ -93,7 +93,7 @@ void vhost_net_state(struct state *s, void *vhost_net)
 {
 	struct vhost_net *n = vhost_net;
 
-	state_enter(s, "vhost-net", 1);
+	state_enter(s, "virtio-net", 1); /* a card is a card to the guest */
 	virtio_pci_state(s, &n->pci);
 	pthread_mutex_lock(&n->h.v.lock);
 	state_bytes(s, "config", n->config, sizeof(n->config));
