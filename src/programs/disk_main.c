@@ -6,6 +6,7 @@
 #include "programs/hv.h"
 #include "source/source.h"
 
+#include <signal.h>
 #include <string.h>
 
 static const struct disk_command commands[] = {
@@ -104,6 +105,8 @@ int main(int argc, char **argv)
 	const char *name = argc > 1 ? argv[1] : NULL;
 
 	source_register();
+	/* A file that may not grow is an error like a full disk: what was begun is taken away. */
+	signal(SIGXFSZ, SIG_IGN);
 	if (!name) {
 		print_help(stderr);
 		return HV_EXIT_FAILED;

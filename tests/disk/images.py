@@ -335,6 +335,19 @@ def a_killed_convert_goes_on_where_it_was():
 
 
 @case
+def a_target_that_finds_no_room_is_taken_away():
+    import resource
+    source('big.raw', 12)
+    limit = (3 * MIB, 3 * MIB)
+    for fmt in [f['name'] for f in json.loads(disk('formats', '--json').stdout) if f['create']]:
+        r = subprocess.run([hv, 'disk', 'convert', '-f', 'raw', '-O', fmt, 'big.raw', 'no-room'], capture_output=True,
+                           text=True, timeout=300,
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+        assert r.returncode == 1 and 'File too large' in r.stderr, f'{fmt}: {r.returncode}\n{r.stderr}'
+        assert not os.path.exists('no-room'), fmt
+
+
+@case
 def progress_is_drawn_and_ends_at_100():
     out = disk('convert', '-p', '-f', 'raw', source('p.raw'), 'p2.raw').stderr
     assert '100.00%' in out.splitlines()[-1], out
@@ -349,6 +362,8 @@ def output_as_json_is_json():
     assert json.loads(disk('measure', '--json', '--size', '1G').stdout)['required'] == GIB
 
 
+if sys.argv[2:]:  # images.py HV WORD...: only the cases with one of these in their names
+    cases = [fn for fn in cases if any(w in fn.__name__ for w in sys.argv[2:])]
 try:
     print(f'1..{len(cases)}')
     failed = 0
