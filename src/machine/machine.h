@@ -105,4 +105,7 @@ void machine_power_button(struct machine *m);
 void machine_nmi(struct machine *m);   /* the NMI button: LINT1 of every CPU */
 void machine_pause(struct machine *m); /* the board's clock stands */
 void machine_resume(struct machine *m);
+/* The clock goes on from a moment of CLOCK_MONOTONIC that has been: when the CPUs' TSCs did. */
+void machine_resume_at(struct machine *m, uint64_t mono_ns);
+uint64_t machine_stood_ns(const struct machine *m); /* host's time since machine_pause */
 void machine_state(struct state *s, void *machine);

@@ -613,11 +613,28 @@ void machine_pause(struct machine *m)
 	vclock_pause(m->clock);
 }
 
+uint64_t machine_stood_ns(const struct machine *m)
+{
+	return vclock_stood_ns(m->clock);
+}
+
+/* The clock goes. */
+static void machine_go(struct machine *m)
+{
+	remote_resume(m);
+	kvm_pv_resumed(m->pv);
+}
+
 void machine_resume(struct machine *m)
 {
 	vclock_resume(m->clock);
-	remote_resume(m);
-	kvm_pv_resumed(m->pv);
+	machine_go(m);
+}
+
+void machine_resume_at(struct machine *m, uint64_t mono_ns)
+{
+	vclock_resume_at(m->clock, mono_ns);
+	machine_go(m);
 }
 
 /* The clock first: all others keep times of it.  LAPICs before the chips that pull their pins. */

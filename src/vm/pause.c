@@ -4,12 +4,15 @@
  * stand, then what the devices had begun is completed, down to the interrupt that says so.  Going
  * on is the reverse.  The guest's TSC goes on where it stood, so that its time stands in all of
  * its clocks but the time of day. */
+#include "base/clock.h"
 #include "base/error.h"
 #include "machine/machine.h"
 #include "vm/vm_internal.h"
 
 #include <errno.h>
 #include <stdio.h>
+
+enum { READINGS = 4 }; /* of two clocks at the same time */
 
 enum vm_run_state vm_run_state(struct vm *vm)
 {
@@ -42,13 +45,33 @@ void vm_settle_reset(struct vm *vm)
 	vm_do_reset(vm);
 }
 
+/* What a CPU's TSC was when the board's clock stopped: Linux compares its clocks and gives up one
+ * that is off by half a millisecond.  The host may let us wait between two readings: of some pairs
+ * the closest counts. */
+static uint64_t tsc_at_pause(struct vm *vm, unsigned cpu)
+{
+	uint64_t khz = vm->engine->tsc_khz(vm->evm), least = UINT64_MAX, then = 0;
+
+	for (unsigned n = 0; n < READINGS; n++) {
+		uint64_t before = machine_stood_ns(vm->machine);
+		uint64_t tsc = vm->engine->cpu_tsc(vm->cpu[cpu].ec);
+		uint64_t spent = machine_stood_ns(vm->machine) - before;
+
+		if (spent >= least)
+			continue;
+		least = spent;
+		then = tsc - (uint64_t)((unsigned __int128)(before + spent / 2) * khz / 1000000);
+	}
+	return then;
+}
+
 static void stand(struct vm *vm)
 {
 	vm->paused = true;
 	vm_settle_reset(vm);
-	for (unsigned i = 0; i < vm->nr_cpus; i++)
-		vm->paused_tsc[i] = vm->engine->cpu_tsc(vm->cpu[i].ec);
 	machine_pause(vm->machine);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
+		vm->paused_tsc[i] = tsc_at_pause(vm, i);
 	vm_devices_pause(vm);
 }
 
@@ -61,6 +84,14 @@ void vm_pause(struct vm *vm)
 	vm_tell(vm, &(struct vm_event){.what = VM_EVENT_STOP});
 }
 
+/* The others' go on from where the first CPU's has come to meanwhile: they must agree. */
+static uint64_t tsc_to_restore(struct vm *vm, unsigned cpu)
+{
+	uint64_t since = cpu ? vm->engine->cpu_tsc(vm->cpu[0].ec) - vm->paused_tsc[0] : 0;
+
+	return vm->paused_tsc[cpu] + since;
+}
+
 /* The TSC as it was, then all that was agreed in its terms again. */
 static int restore_tsc(struct vm *vm, struct error *err)
 {
@@ -69,7 +100,8 @@ static int restore_tsc(struct vm *vm, struct error *err)
 
 	for (unsigned i = 0; i < vm->nr_cpus && r == 0; i++) {
 		vcpu_get_state(&vm->cpu[i], &s);
-		s.tsc = vm->paused_tsc[i] ? vm->paused_tsc[i] : s.tsc;
+		if (vm->paused_tsc[0])
+			s.tsc = tsc_to_restore(vm, i);
 		r = vcpu_set_state(&vm->cpu[i], &s, err);
 	}
 	return r;
@@ -79,6 +111,19 @@ static void announce_tsc(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		machine_cpu_ops.tsc_written(machine_cpu(vm->machine, i));
+}
+
+/* CLOCK_MONOTONIC of the moment at which the TSCs went on; the latest answer is the one that was
+ * not held up half-way. */
+static uint64_t tsc_restored_ns(struct vm *vm)
+{
+	uint64_t latest = 0;
+
+	if (!vm->paused_tsc[0]) /* it begins anew */
+		return clock_mono_ns();
+	for (unsigned n = 0; n < READINGS; n++)
+		latest = MAX(latest, vm->engine->cpu_tsc_to_ns(vm->cpu[0].ec, vm->paused_tsc[0]));
+	return MIN(latest, clock_mono_ns());
 }
 
 static void go(struct vm *vm)
@@ -91,7 +136,7 @@ static void go(struct vm *vm)
 		return;
 	}
 	vm->paused = false;
-	machine_resume(vm->machine);
+	machine_resume_at(vm->machine, tsc_restored_ns(vm));
 	announce_tsc(vm);
 	vm_devices_resume(vm);
 }

@@ -32,10 +32,13 @@ static void cpu_state(struct state *s, struct vcpu *v)
 	struct x86_state x;
 
 	vcpu_get_state(v, &x);
+	if (v->vm->paused_tsc[v->index]) /* the engine's counter does not stand */
+		x.tsc = v->vm->paused_tsc[v->index];
 	x86_state_visit(s, &x);
 	if (state_loading(s)) {
 		struct error err = {""};
 
+		v->vm->paused_tsc[v->index] = x.tsc;
 		state_check(s, vcpu_set_state(v, &x, &err) == 0, err.msg);
 	}
 }
@@ -354,7 +357,5 @@ int vm_resume_load(struct vm *vm, struct error *err)
 	r = save_reader_ram(s->file, vm->mem, NULL, err);
 	if (r == 0)
 		r = load_state(vm, s->file, err);
-	for (unsigned i = 0; i < vm->nr_cpus && r == 0; i++)
-		vm->paused_tsc[i] = vm->engine->cpu_tsc(vm->cpu[i].ec);
 	return r;
 }

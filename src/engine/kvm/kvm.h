@@ -66,7 +66,10 @@ struct engine_vm {
 	uint64_t tsc_khz;  /* the guest's */
 	uint64_t host_khz; /* while tsc_scaled */
 	bool tsc_scaled;
-	uint64_t tsc_offset; /* of the CPU set last: tsc.c.  Setting is one thread at a time. */
+	/* tsc.c.  Setting is one thread at a time. */
+	uint64_t tsc_offset; /* of the CPU set last */
+	uint64_t tsc_move;   /* what CPU 0's was last moved by */
+	unsigned tsc_round;  /* how often it was */
 	bool tsc_offset_known;
 
 	pthread_mutex_t irq_lock; /* guards pins and irqfds, and the kernel's table made of them */
@@ -92,6 +95,9 @@ struct engine_cpu {
 	atomic_bool kicked, intr;
 	_Atomic unsigned nmis; /* 0..2 not yet given to the kernel */
 	_Atomic uint64_t tsc_offset;
+
+	uint64_t tsc_given; /* in the state that was taken last */
+	unsigned tsc_round; /* engine_vm.tsc_round this CPU went along with */
 
 	/* The vCPU thread's own. */
 	pthread_t thread;

@@ -333,6 +333,7 @@ void kvm_cpu_get(struct engine_cpu *cpu, struct x86_state *s)
 	r |= kvm_msrs_get(cpu, s);
 	r |= events_get(cpu, s);
 	r |= kvm_msr_get(cpu, MSR_TSC, &s->tsc);
+	cpu->tsc_given = s->tsc;
 	assert(r == 0);
 }
 

@@ -119,21 +119,39 @@ void kvm_tsc_refresh(struct engine_cpu *cpu)
 		atomic_store(&cpu->tsc_offset, offset);
 }
 
-/* A state that was taken a moment ago and comes back, changed, is no reason to turn the counter
- * back.  All vCPUs of a VM are set one after another, from states that were taken one after
- * another, and their counters must still agree: offsets less than a second apart are taken for the
- * same. */
-static uint64_t choose_offset(struct engine_cpu *cpu, uint64_t offset)
+/* All vCPUs of a VM are set one after another, CPU 0 first, to values that were read one after
+ * another, and their counters must still agree: the others move by what CPU 0's was moved by when
+ * that is less than a second from what is asked for. */
+static uint64_t go_along(struct engine_cpu *cpu, uint64_t offset)
 {
 	struct engine_vm *vm = cpu->vm;
 	uint64_t second = kvm_tsc_khz(vm) * 1000, own = atomic_load(&cpu->tsc_offset);
+	bool behind = cpu->tsc_round != vm->tsc_round;
+
+	if (cpu->index == 0) {
+		vm->tsc_move = offset - own;
+		vm->tsc_round++;
+	} else if (behind && own + vm->tsc_move - offset + second < 2 * second) {
+		offset = own + vm->tsc_move;
+	}
+	cpu->tsc_round = vm->tsc_round;
+	return offset;
+}
+
+/* A state that was taken from this vCPU and comes back with other changes does not turn the counter
+ * back; any other value is meant.  One that is made starts with the others. */
+static uint64_t choose_offset(struct engine_cpu *cpu, uint64_t tsc, uint64_t offset)
+{
+	struct engine_vm *vm = cpu->vm;
 	bool is_new = vm->cpus[cpu->index] != cpu;
 
-	if (own - offset < second && !(is_new && vm->tsc_offset_known))
-		return own;
-	if (vm->tsc_offset_known && offset - vm->tsc_offset + second < 2 * second)
+	if (is_new)
+		cpu->tsc_round = vm->tsc_round;
+	if (is_new && vm->tsc_offset_known)
 		return vm->tsc_offset;
-	return offset;
+	if (is_new || (tsc && tsc == cpu->tsc_given))
+		return atomic_load(&cpu->tsc_offset);
+	return go_along(cpu, offset);
 }
 
 int kvm_tsc_set(struct engine_cpu *cpu, uint64_t tsc)
@@ -144,7 +162,7 @@ int kvm_tsc_set(struct engine_cpu *cpu, uint64_t tsc)
 	int r;
 
 	kvm_tsc_refresh(cpu);
-	vm->tsc_offset = offset = choose_offset(cpu, offset);
+	vm->tsc_offset = offset = choose_offset(cpu, tsc, offset);
 	vm->tsc_offset_known = true;
 	r = offset_set(cpu, offset);
 	/* The kernel's timer was started by the old counter. */

@@ -107,11 +107,23 @@ void vclock_pause(struct vclock *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
+uint64_t vclock_stood_ns(const struct vclock *c)
+{
+	uint64_t now = vclock_from_mono_ns(c, vclock_mono_ns(c));
+
+	return now - vclock_now_ns(c);
+}
+
 void vclock_resume(struct vclock *c)
+{
+	vclock_resume_at(c, vclock_mono_ns(c));
+}
+
+void vclock_resume_at(struct vclock *c, uint64_t mono_ns)
 {
 	pthread_mutex_lock(&c->lock);
 	if (atomic_load(&c->paused)) {
-		atomic_store(&c->base_ns, vclock_mono_ns(c) - atomic_load(&c->held_ns));
+		atomic_store(&c->base_ns, mono_ns - atomic_load(&c->held_ns));
 		atomic_store(&c->paused, false);
 		for (struct vtimer *t = c->timers; t; t = t->next)
 			if (t->armed)

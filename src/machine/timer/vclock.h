@@ -40,6 +40,8 @@ uint64_t vclock_from_mono_ns(const struct vclock *c, uint64_t mono_ns);
 /* While paused the clock stands and no timer fires.  Idempotent. */
 void vclock_pause(struct vclock *c);
 void vclock_resume(struct vclock *c);
+void vclock_resume_at(struct vclock *c, uint64_t mono_ns); /* as if called at that moment */
+uint64_t vclock_stood_ns(const struct vclock *c);          /* since the pause that was made here */
 
 /* Manual clock: move on and fire what falls due, each at its own time. */
 void vclock_advance(struct vclock *c, uint64_t ns);

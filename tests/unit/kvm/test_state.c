@@ -436,6 +436,38 @@ TEST(the_cpus_of_a_vm_share_one_time)
 	kg_destroy(g);
 }
 
+/* After a pause, however short, time goes on where it stood; what only comes back does not stop it.
+ */
+TEST(a_counter_goes_back_when_that_is_meant_only)
+{
+	struct kg *g = kg_create("", 2);
+	uint64_t before[2], host, a, b, c;
+	struct error err = {""};
+
+	kg_state_long(&g->state);
+	g->state.tsc = 0x123456789abc;
+	for (unsigned i = 0; i < 2; i++)
+		CHECK_EQ(0, g->e->cpu_set(g->cpu[i], &g->state, &err));
+	for (unsigned i = 0; i < 2; i++) {
+		g->e->cpu_get(g->cpu[i], &g->state);
+		before[i] = g->e->cpu_tsc(g->cpu[i]);
+		CHECK_EQ(0, g->e->cpu_set(g->cpu[i], &g->state, &err));
+		CHECK(g->e->cpu_tsc(g->cpu[i]) >= before[i]);
+	}
+	host = __builtin_ia32_rdtsc();
+	for (unsigned i = 0; i < 2; i++) {
+		g->e->cpu_get(g->cpu[i], &g->state);
+		g->state.tsc = before[i] - 1000000;
+		CHECK_EQ(0, g->e->cpu_set(g->cpu[i], &g->state, &err));
+	}
+	a = g->e->cpu_tsc(g->cpu[0]);
+	b = g->e->cpu_tsc(g->cpu[1]);
+	c = g->e->cpu_tsc(g->cpu[0]);
+	CHECK(a <= b && b <= c);
+	CHECK(c - (before[0] - 1000000) <= __builtin_ia32_rdtsc() - host);
+	kg_destroy(g);
+}
+
 TEST(another_rate_is_given_or_refused_in_words)
 {
 	struct kg *g = kg_create("", 1);
