@@ -67,6 +67,26 @@ TEST(an_overlay_keeps_writes_from_a_read_only_disk)
 	blk_close(b);
 }
 
+TEST(zeroes_in_an_overlay_hide_what_is_below_and_what_was_written)
+{
+	struct blk *below = new_disk(BLK_READONLY), *b;
+
+	CHECK_EQ(0, blk_overlay(&b, below, BLK_NO_POOL, NULL));
+	CHECK(blk_info(b)->can_zero);
+	write_value(b, 100 * KiB, 4096, 0xaa);
+	CHECK_EQ(0, blk_write_zeroes(b, 60 * KiB, 150 * KiB, true)); /* whole granules and parts */
+	CHECK(reads_as(b, 60 * KiB - 512, 512, 0x10));
+	CHECK(reads_as(b, 60 * KiB, 64 * KiB, 0));
+	CHECK(reads_as(b, 124 * KiB, 64 * KiB, 0));
+	CHECK(reads_as(b, 188 * KiB, 22 * KiB, 0));
+	CHECK(reads_as(b, 210 * KiB, 512, 0x13));
+	write_value(b, 128 * KiB, 512, 0xcc);
+	CHECK(reads_as(b, 128 * KiB, 512, 0xcc));
+	CHECK(reads_as(b, 128 * KiB + 512, 512, 0));
+	CHECK(reads_as(below, 128 * KiB, 64 * KiB, 0x12));
+	blk_close(b);
+}
+
 TEST(an_overlay_reads_across_what_is_written_and_what_is_not)
 {
 	struct blk *b;
