@@ -236,9 +236,18 @@ static bool patch_disp(struct program *p, struct insn *in, unsigned code_off, gv
 	gen_layout(in, p->mode, &l);
 	if (is_cpu_gpr(in->index) || l.disp_len < 2)
 		return false;
+	if (in->seg == X86_FS && disp != (int32_t)disp) /* see reaches_from_fs */
+		return false;
 	memcpy(bytes, in->bytes, in->len);
 	memcpy(bytes + l.disp, &disp, l.disp_len);
 	return gen_decode(in, bytes, p->mode);
+}
+
+/* FS points into the C library's memory, wherever the host has put that: an operand that cannot get
+ * away from there by 64 bits would find on the host what the engine's guest does not have. */
+static bool reaches_from_fs(const struct program *p, const struct insn *in)
+{
+	return in->seg != X86_FS || p->mode != INSN_MODE_64 || in->adsize == 8;
 }
 
 /* Give the address registers values that lead the ModRM operand to the linear address. */
@@ -540,6 +549,8 @@ static bool aim(struct program *p, struct insn *in, unsigned code_off)
 	aim_stack(p, in);
 	if (is_string(in) || is_implicit(in))
 		aim_strings(p, in);
+	if (!reaches_from_fs(p, in))
+		return false;
 	if (has_operand(in, OP_FAR, ~0u))
 		return aim_far_direct(p, in);
 	if (has_operand(in, OP_MOFFS, ~0u))
