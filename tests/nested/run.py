@@ -28,6 +28,10 @@ def boot(case, cpus=1, *options):
     return ['python3', top / 'tests/boot/run.py', hv, assets, case, '--engine', 'kvm', '--cpus', cpus, *options]
 
 
+def served(case, cpus):
+    return ['python3', top / 'tests/boot/vhost.py', hv, assets, case, '--engine', 'kvm', '--cpus', cpus]
+
+
 def guest(image, cpus=1):
     return ['python3', top / 'tests/guest/run.py', hv, build / f'tests/guest/{image}.elf', '--engine', 'kvm',
             '--cpus', cpus]
@@ -97,8 +101,8 @@ class Case(typing.NamedTuple):
 
 CASES = {
     'boot': Case(lambda: [boot('boot', 1), boot('boot', 2)]),
-    'io': Case(lambda: [boot('ext4', 2), boot('net', 1)]),
-    'restart': Case(lambda: [boot('restart', 2)]),
+    'io': Case(lambda: [boot('ext4', 1), boot('net', 1)]),
+    'restart': Case(lambda: [boot('restart', 1)]),
     'devices': Case(lambda: [boot('devices', 1)]),
     'panic': Case(lambda: [boot('panic', 1)]),
     'load': Case(lambda: [boot('load', 2), boot('clock', 2), boot('messages', 2)]),
@@ -109,6 +113,7 @@ CASES = {
     'shadow-paging': Case(lambda: [boot('boot', 1)], ('--npt', '0')),
     'micro': Case(lambda: [boot('boot', 2, '--profile', 'micro'), boot('ext4', 1, '--profile', 'micro')]),
     'unit': Case(lambda: programs('kvm/test-*')),
+    'vhost': Case(lambda: [served('disk', 2)]),
     'place': Case(place, prepare=PREPARE_PLACE),
     'resume': Case(resume_there, before=resume_here, after=resume_after) if host_is_amd() else Case(resume_all_there),
     # The others are in known.NOT_RUN.
@@ -146,10 +151,25 @@ class Tap:
             self.result(False, f'{self.name} ended early: status {status}, {self.seen} of {self.planned} reported')
 
 
+# On a busy host a second CPU that is started there now and then dies of a triple fault, of which
+# kvm-amd keeps no trace.  That alone is tried a second time, and told.
+RUN = '''run() {
+	"$@" >/tmp/nested-said 2>&1 </dev/null
+	status=$?
+	if grep -q 'cpu [1-9]: triple fault' /tmp/nested-said; then
+		sed 's/^/# the first time: /' /tmp/nested-said
+		"$@" >/tmp/nested-said 2>&1 </dev/null
+		status=$?
+	fi
+	cat /tmp/nested-said
+	return $status
+}'''
+
+
 def script(before, commands):
-    lines = [f'python3 {here}/hold.py &', before]
+    lines = [f'python3 {here}/hold.py &', before, RUN]
     for c in commands:
-        lines += [f'echo "NESTED-BEGIN"; {shlex.join(map(str, c))} </dev/null', 'echo "NESTED-END $?"']
+        lines += [f'echo "NESTED-BEGIN"; run {shlex.join(map(str, c))}', 'echo "NESTED-END $?"']
     return '\n'.join(lines) + '\n'
 
 
