@@ -113,7 +113,7 @@ CASES = {
     'shadow-paging': Case(lambda: [boot('boot', 1)], ('--npt', '0')),
     'micro': Case(lambda: [boot('boot', 2, '--profile', 'micro'), boot('ext4', 1, '--profile', 'micro')]),
     'unit': Case(lambda: programs('kvm/test-*')),
-    'vhost': Case(lambda: [served('disk', 2)]),
+    'vhost': Case(lambda: [served('disk', 1)]),
     'place': Case(place, prepare=PREPARE_PLACE),
     'resume': Case(resume_there, before=resume_here, after=resume_after) if host_is_amd() else Case(resume_all_there),
     # The others are in known.NOT_RUN.
