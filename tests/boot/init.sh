@@ -101,11 +101,15 @@ run_journal() { # files written through to the disk one by one, some appended to
 	umount /mnt && echo "JOURNAL-DONE"
 }
 
+centiseconds() { # since the start; a number with a zero before it would be an octal one
+	cut -d' ' -f1 /proc/uptime | tr -d . | sed 's/^0*//'
+}
+
 run_ticks() { # timers and clocks: sleeps last what they should by the guest's own time
 	for i in $(seq 1 "$(word steps)"); do
-		a=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+		a=$(centiseconds)
 		sleep 0.3
-		b=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+		b=$(centiseconds)
 		echo "TICK $i $((b - a))"
 		echo "STEP 1 $i"
 	done
