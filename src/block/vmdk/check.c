@@ -21,7 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW (1ull << 28) /* sectors */
+#define WINDOW       (1ull << 28) /* sectors */
+#define MOST_SECTORS (1ull << 37) /* 64 TiB, what VMware makes at most */
 
 enum { SAY_MAX = 200 };
 
@@ -426,10 +427,20 @@ static int settle_mark(struct checking *k)
 	return r ? r : blk_flush(e->file);
 }
 
+/* A file of holes can be said to be of any length.  What lies behind all that a disk of this
+ * capacity could need is not looked through. */
+static uint64_t sectors_to_check(const struct vmdk_extent *e)
+{
+	uint64_t most = 2 * MIN(e->capacity / SECTOR, MOST_SECTORS) + WINDOW;
+
+	return MIN(blk_size(e->file) / SECTOR, most);
+}
+
 static int check_extent(struct checking *k, unsigned i)
 {
 	struct vmdk_extent *e = k->e;
-	uint64_t sectors = blk_size(e->file) / SECTOR, unused = 0;
+	uint64_t sectors = sectors_to_check(e);
+	uint64_t unused = blk_size(e->file) / SECTOR - sectors;
 	int r = 0;
 
 	k->bits = calloc(MIN(sectors, WINDOW) / 64 + 1, 8);
