@@ -39,6 +39,19 @@ struct blk_info {
 
 /* --- opening --------------------------------------------------------------------------------- */
 
+/* How to reach a source on a network; what is NULL or 0 is as the system has it.  Never in a name,
+ * which others can see: no passwords there. */
+struct blk_remote_opts {
+	const char *password_file; /* its first line, for the user in an https:// name */
+	const char *ca_file;       /* PEM: who may sign the server's certificate, instead of all */
+	/* The server has this public key, whoever signed it: "sha256//BASE64" of its DER, or hex.
+	 */
+	const char *pin;
+	const char *ssh; /* the ssh program and its options, split at spaces; else $TRIVISOR_SSH */
+	unsigned timeout_s; /* no byte for so long: the connection is lost; 0: 30 */
+	unsigned attempts;  /* connections in a row that come to nothing; 0: 5 */
+};
+
 /* More about how to open.  Borrowed during the call; children inherit it. */
 struct blk_open_opts {
 	/* Where files an image names (backing file, data file, extent, parent) may lie, besides the
@@ -49,6 +62,7 @@ struct blk_open_opts {
 	int (*secret)(void *opaque, const char *path, char *buf, size_t cap);
 	void *opaque;
 	const char *snapshot; /* show this internal snapshot (id or name); read-only */
+	const struct blk_remote_opts *remote; /* NULL: as the system has it */
 };
 
 /* format: "raw", "qcow2", ...; NULL or "auto" probes, which is refused for a writable disk.  path:
