@@ -8,6 +8,10 @@
  * What was found is kept in a findings file (SQLite), so that the next command is instant and an
  * interrupted scan goes on where it was.  Sources are never opened for writing.
  *
+ * rec_open() opens every file that is ever written (the findings and SQLite's files beside them:
+ * WAL with locking_mode=EXCLUSIVE, temp_store=MEMORY) and looks at no byte of a source; after it
+ * the process may give up the right to open, make or remove files (jail/jail.h), and does.
+ *
  * Units: bytes.  Errors: 0 or -errno with the sentence in *err.  Ownership: strings in structs that
  * are handed out belong to the struct rec and live until it is closed.  Threads: one at a time;
  * a blk from rec_blk may be read by several. */
