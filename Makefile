@@ -38,9 +38,10 @@ check:
 	@tests/harness/run.py $(BUILD) --no-suite long
 
 check-long:
-	@scripts/install-deps.sh check
+	@scripts/install-deps.sh check bench
 	@$(MAKE) --no-print-directory check-style everything check-asan
 	@scripts/boot-assets.sh $(BUILD)/assets long
+	@scripts/bench-assets.sh $(BUILD)/assets
 	@scripts/nested-assets.sh $(BUILD)/assets
 	@tests/harness/run.py $(BUILD) --timeout-multiplier 4
 
@@ -60,7 +61,9 @@ check-style:
 	@tools/check_format.sh
 
 bench: everything
+	@scripts/install-deps.sh bench
 	@scripts/boot-assets.sh $(BUILD)/assets
+	@scripts/bench-assets.sh $(BUILD)/assets
 	@scripts/nested-assets.sh $(BUILD)/assets
 	@meson test -C $(BUILD) --benchmark --verbose
 

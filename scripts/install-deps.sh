@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the Debian packages a step needs; say nothing when all are there.
-#   scripts/install-deps.sh build|check|demo|fuzz ...
+#   scripts/install-deps.sh build|check|bench|demo|fuzz ...
 # Asks for sudo only when something is missing and we are not root.
 set -eu
 
@@ -10,6 +10,8 @@ build="gcc libc6-dev meson ninja-build pkg-config python3 libslirp-dev libglib2.
 check="clang-14 clang-format-14 libclang-rt-14-dev libzydis-dev busybox-static cpio xz-utils kmod e2fsprogs \
  libvhdi-utils libvmdk-utils libqcow-utils xfsprogs acpica-tools qemu-utils qemu-system-x86 procps nbdkit libnbd-bin fuse3"
 demo="mmdebstrap uidmap e2fsprogs xz-utils zstd python3"
+# the guest workload, and who it is compared with
+bench="gcc libc6-dev libsqlite3-dev zlib1g-dev busybox-static cpio qemu-system-x86"
 fuzz="clang-14 libclang-rt-14-dev libzydis-dev"
 
 wanted=
@@ -17,9 +19,10 @@ for step in "$@"; do
 	case $step in
 	build) wanted="$wanted $build" ;;
 	check) wanted="$wanted $build $check" ;;
+	bench) wanted="$wanted $bench" ;;
 	demo) wanted="$wanted $build $demo" ;;
 	fuzz) wanted="$wanted $build $fuzz" ;;
-	*) echo "install-deps: unknown step '$step' (build, check, demo, fuzz)" >&2; exit 2 ;;
+	*) echo "install-deps: unknown step '$step' (build, check, bench, demo, fuzz)" >&2; exit 2 ;;
 	esac
 done
 
