@@ -102,6 +102,13 @@ enum { SEG_FLAT_READ = 1, SEG_FLAT_WRITE = 2 };
 
 enum paging { PAGING_NONE, PAGING_2LEVEL, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL };
 
+/* Where the last x87 instruction and its memory operand were.  The host's own pointers name code
+ * of ours, so the guest's are kept here (SDM 1 "x87 FPU Instruction and Data Pointers"): vec_x87.c */
+struct x87_ptr {
+	uint64_t ip, dp; /* offsets in their segments */
+	uint16_t cs, ds, op;
+};
+
 struct block;
 struct xlat;
 struct xlat_jump;
@@ -157,6 +164,7 @@ struct cpu {
 
 	struct vec_state *vec; /* x87/SSE/AVX state: vec.h */
 	bool vec_live;         /* guest state is in the host's registers */
+	struct x87_ptr x87;
 
 	/* Translator: xlat_int.h */
 	struct xlat *xlat;

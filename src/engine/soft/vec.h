@@ -15,20 +15,12 @@ struct vec_thunk;
 /* Instruction classes with their own availability rule; see vec_update(). */
 enum vec_class { VEC_X87, VEC_MMX, VEC_SSE, VEC_AVX, VEC_AVX512, VEC_FWAIT, VEC_NR_CLASSES };
 
-/* Where the last x87 instruction and its memory operand were.  The host's own pointers name our
- * thunks, so the guest's are kept here (SDM 1 "x87 FPU Instruction and Data Pointers"). */
-struct vec_x87_ptr {
-	uint64_t ip, dp; /* offsets in their segments */
-	uint16_t cs, ds, op;
-};
-
 struct vec_state {
 	/* 0 = may run; else the exception to raise (#UD or #NM), from CR0, CR4 and XCR0. */
 	uint8_t deny[VEC_NR_CLASSES];
 	uint8_t deny_key;   /* bit n: deny[n] != 0 */
 	uint32_t thunk_gen; /* of the thunks in the cache; never 0, no two vCPUs share one */
 	struct vec_thunk *thunks;
-	struct vec_x87_ptr x87;
 
 	_Alignas(64) uint8_t area[X86_XSAVE_MAX];   /* the host's XSAVE layout; true when !live */
 	_Alignas(64) uint8_t bounce[X86_XSAVE_MAX]; /* memory operands that need care, images */

@@ -171,6 +171,10 @@ void vec_masked_store(struct cpu *cpu, const struct insn *in, const struct vec_t
 void vec_x87_note(struct cpu *cpu, const struct insn *in);
 void vec_x87_pending(struct cpu *cpu); /* #MF now if an unmasked exception waits */
 void vec_x87_probe_host(void);
+/* Do the pointers follow every instruction, whether it raises an exception or not? */
+bool vec_x87_ptr_always(void);
+/* Are selectors kept beside them? */
+bool vec_x87_has_selectors(void);
 /* Put FOP, FIP and FDP as this CPU's FXSAVE and XSAVE would show them into an image. */
 void vec_x87_put_ptr(const struct cpu *cpu, uint8_t *image, bool wide);
 void vec_x87_take_ptr(struct cpu *cpu, const uint8_t *image, bool wide);

@@ -1,6 +1,6 @@
 /* engine/soft/vec_x87.c - x87 instruction and data pointers, environments, FINIT, FSAVE, FRSTOR.
  *
- * The host's x87 keeps pointers to our thunks and buffers, so the guest's are kept in vs->x87:
+ * The host's x87 keeps pointers to our thunks and buffers, so the guest's are kept in cpu->x87:
  * every x87 instruction that is not a control instruction sets IP, CS and the opcode, and with a
  * memory operand DP and DS too.  How much of them is shown is the maker's choice; the guest is told
  * the host's maker, so the host is asked once (vec_x87_probe_host):
@@ -65,6 +65,16 @@ static uint16_t live_status(void)
 	return sw;
 }
 
+bool vec_x87_ptr_always(void)
+{
+	return !host.op_on_exception && !host.dp_on_exception;
+}
+
+bool vec_x87_has_selectors(void)
+{
+	return !host.no_selectors;
+}
+
 void vec_x87_pending(struct cpu *cpu)
 {
 	bool pending;
@@ -83,7 +93,7 @@ static uint16_t selector(const struct cpu *cpu, unsigned seg)
 
 void vec_x87_note(struct cpu *cpu, const struct insn *in)
 {
-	struct vec_x87_ptr *x = &cpu->vec->x87;
+	struct x87_ptr *x = &cpu->x87;
 	bool raised = true;
 
 	if (unlikely(host.op_on_exception || host.dp_on_exception)) {
@@ -102,7 +112,7 @@ void vec_x87_note(struct cpu *cpu, const struct insn *in)
 
 void vec_x87_put_ptr(const struct cpu *cpu, uint8_t *image, bool wide)
 {
-	const struct vec_x87_ptr *x = &cpu->vec->x87;
+	const struct x87_ptr *x = &cpu->x87;
 	bool shown = !host.hidden_until_es || VEC_AT(uint16_t, image, XS_FSW) & FSW_ES;
 
 	VEC_AT(uint16_t, image, XS_FOP) = 0;
@@ -132,7 +142,7 @@ static uint64_t linear_bits(const struct cpu *cpu, uint64_t p)
 
 void vec_x87_take_ptr(struct cpu *cpu, const uint8_t *image, bool wide)
 {
-	struct vec_x87_ptr *x = &cpu->vec->x87;
+	struct x87_ptr *x = &cpu->x87;
 
 	x->op = VEC_AT(const uint16_t, image, XS_FOP) & OPCODE_MASK;
 	x->ip = wide ? linear_bits(cpu, VEC_AT(const uint64_t, image, XS_FIP))
@@ -145,7 +155,7 @@ void vec_x87_take_ptr(struct cpu *cpu, const uint8_t *image, bool wide)
 
 static void clear_ptr(struct cpu *cpu)
 {
-	cpu->vec->x87 = (struct vec_x87_ptr){0};
+	cpu->x87 = (struct x87_ptr){0};
 }
 
 /* --- environments -------------------------------------------------------------------------------
@@ -154,7 +164,7 @@ static void clear_ptr(struct cpu *cpu)
 
 static void put_env16(const struct cpu *cpu, uint16_t *e, const struct x87_env *env)
 {
-	const struct vec_x87_ptr *x = &cpu->vec->x87;
+	const struct x87_ptr *x = &cpu->x87;
 	bool linear = cpu->real || cpu->v86;
 	uint32_t ip = (uint32_t)x->ip + (linear ? x->cs * 16u : 0);
 	uint32_t dp = (uint32_t)x->dp + (linear ? x->ds * 16u : 0);
@@ -170,7 +180,7 @@ static void put_env16(const struct cpu *cpu, uint16_t *e, const struct x87_env *
 
 static void put_env32(const struct cpu *cpu, struct x87_env *env)
 {
-	const struct vec_x87_ptr *x = &cpu->vec->x87;
+	const struct x87_ptr *x = &cpu->x87;
 	uint32_t ip = (uint32_t)x->ip + x->cs * 16u, dp = (uint32_t)x->dp + x->ds * 16u;
 	uint32_t *w = &env->ip;
 
@@ -190,7 +200,7 @@ static void put_env32(const struct cpu *cpu, struct x87_env *env)
 
 static void take_env16(struct cpu *cpu, const uint16_t *e, struct x87_env *env)
 {
-	struct vec_x87_ptr *x = &cpu->vec->x87;
+	struct x87_ptr *x = &cpu->x87;
 	bool linear = cpu->real || cpu->v86;
 
 	*env = (struct x87_env){.cw = e[0], .sw = e[1], .tw = e[2]};
@@ -203,7 +213,7 @@ static void take_env16(struct cpu *cpu, const uint16_t *e, struct x87_env *env)
 
 static void take_env32(struct cpu *cpu, const struct x87_env *env)
 {
-	struct vec_x87_ptr *x = &cpu->vec->x87;
+	struct x87_ptr *x = &cpu->x87;
 	const uint32_t *w = &env->ip;
 
 	if (cpu->real || cpu->v86) {

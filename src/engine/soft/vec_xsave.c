@@ -93,7 +93,7 @@ static void init_x87(struct cpu *cpu)
 	vec_zero(area, XS_MXCSR);
 	vec_zero(area + XS_ST, XS_XMM - XS_ST);
 	VEC_AT(uint16_t, area, XS_FCW) = FCW_DEFAULT;
-	cpu->vec->x87 = (struct vec_x87_ptr){0};
+	cpu->x87 = (struct x87_ptr){0};
 }
 
 static void set_in_use(struct cpu *cpu, uint64_t bits)
@@ -540,7 +540,7 @@ static uint64_t known_components(const struct cpu *cpu)
 
 void vec_get(struct cpu *cpu, struct x86_state *s)
 {
-	const struct vec_x87_ptr *x = &cpu->vec->x87;
+	const struct x87_ptr *x = &cpu->x87;
 	uint64_t bv;
 
 	vec_release(cpu);

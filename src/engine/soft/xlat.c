@@ -62,6 +62,7 @@ static bool analyse(struct xgen *g)
 			break;
 		}
 		g->xb->uses_vec |= g->info[i].kind == XLAT_VEC;
+		g->xb->uses_x87 |= insn_rows[in->id].cls == CLASS_X87;
 		xlat_flags_of(g, in, &g->info[i]);
 	}
 	g->xb->nr = (uint8_t)g->nr;
@@ -267,6 +268,8 @@ uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
 	if (VEC_EAGER_RELEASE)
 		vec_release(cpu);
 	cpu->stats.interp_calls++;
+	if (xb->uses_x87)
+		xlat_x87_settle(cpu, xb, s->index);
 	cpu->rip = next;
 	cpu->in = in;
 	cpu->run_first = in;

@@ -108,6 +108,12 @@ static uint8_t rex_bits(bool w, unsigned reg, unsigned index, unsigned base)
 	return (uint8_t)(w << 3 | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1));
 }
 
+void x_op_plain(struct xgen *g, const struct xop *o)
+{
+	prefixes(g, o);
+	opcode(g, o, rex_bits(o->w, 0, 0, 0));
+}
+
 void x_op_reg(struct xgen *g, const struct xop *o, unsigned reg, unsigned rm)
 {
 	prefixes(g, o);

@@ -6,6 +6,7 @@
  *   xlat_group.c   one lookup for several operands
  *   xlat_mem.c     templates: memory operands through the software TLB
  *   xlat_vec.c     templates: vector instructions
+ *   xlat_x87.c     what x87 instructions need beside that
  *   xlat_flags.c   which flags an instruction reads and sets; liveness
  *   xlat_emit.c    the encoder
  *   xlat_thunk.c   entry to and exit from translated code, and the way to the interpreter
@@ -104,7 +105,7 @@ struct xblock {
 	 * same page, FL_MEM, checks events.  checked: as plain, checks events.  plain: flags_in. */
 	uint32_t guarded, mem, checked, plain;
 	uint8_t flags_in; /* FL_HOST, FL_MEM, or 0: no flag is read */
-	bool dead, uses_vec;
+	bool dead, uses_vec, uses_x87;
 	uint8_t nr;           /* of sites: instructions translated, the first ones of b */
 	struct xexit *in;     /* linked here */
 	struct xexit exit[3]; /* falls through, jumps, refuses */
@@ -236,6 +237,7 @@ uint32_t x_offset(const struct xgen *g);
 /* Executable address of an offset. */
 const void *x_rx(const struct xlat *x, uint32_t offset);
 
+void x_op_plain(struct xgen *g, const struct xop *o); /* no ModRM */
 void x_op_reg(struct xgen *g, const struct xop *o, unsigned reg, unsigned rm);
 /* imm: bytes that will follow the operand. */
 void x_op_mem(struct xgen *g, const struct xop *o, unsigned reg, const struct xmem *m,
@@ -342,6 +344,10 @@ bool xlat_copy_ok(struct xgen *g, const struct insn *in, const struct insn_row *
 void xlat_copy(struct xgen *g, const struct insn *in, const struct insn_row *row);
 bool xlat_vec_ok(struct xgen *g, const struct insn *in);
 void xlat_vec(struct xgen *g, const struct insn *in);
+bool xlat_x87_ok(const struct insn *in);
+void xlat_x87_note(struct xgen *g, const struct insn *in); /* after it; uses T0, and T1 outside groups */
+/* Translated code was left before instruction `index` of the block. */
+void xlat_x87_settle(struct cpu *cpu, const struct xblock *xb, unsigned index);
 bool xlat_flow_ok(struct xgen *g, const struct insn *in, uint8_t kind);
 void xlat_flow(struct xgen *g, const struct insn *in, uint8_t kind);
 void xlat_call_interp(struct xgen *g, bool last);

@@ -23,6 +23,7 @@ struct written {
 
 struct state {
 	uint64_t gpr[X86_NR_GPR], rip, cc;
+	struct x87_ptr x87;
 	uint8_t vec[X86_XSAVE_MAX];
 };
 
@@ -42,6 +43,7 @@ static void state_get(struct cpu *cpu, struct state *s, bool vec)
 	vec_copy(s->gpr, cpu->gpr, sizeof(s->gpr));
 	s->rip = cpu->rip;
 	s->cc = cpu->cc & RFLAGS_ARITH;
+	vec_copy(&s->x87, &cpu->x87, sizeof(s->x87));
 	if (!vec)
 		return;
 	vec_release(cpu);
@@ -54,6 +56,7 @@ static void state_set(struct cpu *cpu, const struct state *s, bool vec)
 	vec_copy(cpu->gpr, s->gpr, sizeof(s->gpr));
 	cpu->rip = s->rip;
 	cpu->cc = s->cc;
+	vec_copy(&cpu->x87, &s->x87, sizeof(s->x87));
 	if (!vec)
 		return;
 	vec_release(cpu);
@@ -184,6 +187,10 @@ static _Noreturn void report(struct cpu *cpu, struct xlat_lockstep *l, struct xb
 		(unsigned long long)l->start.rip, (unsigned long long)l->interp.rip,
 		(unsigned long long)l->xlat.rip, (unsigned long long)l->start.cc,
 		(unsigned long long)l->interp.cc, (unsigned long long)l->xlat.cc);
+	fprintf(stderr, "  x87 ip %llx %llx dp %llx %llx op %x %x\n",
+		(unsigned long long)l->interp.x87.ip, (unsigned long long)l->xlat.x87.ip,
+		(unsigned long long)l->interp.x87.dp, (unsigned long long)l->xlat.x87.dp,
+		l->interp.x87.op, l->xlat.x87.op);
 	for (unsigned i = 0; i < X86_XSAVE_MAX; i++)
 		if (l->interp.vec[i] != l->xlat.vec[i])
 			fprintf(stderr, "  xsave+%#x %02x %02x %02x\n", i, l->start.vec[i],

@@ -40,14 +40,22 @@ static bool is_vzero(const struct insn *in)
 	return in->id == INSN_vzeroupper || in->id == INSN_vzeroall;
 }
 
+static bool is_x87(const struct insn *in)
+{
+	return insn_rows[in->id].cls == CLASS_X87 || insn_rows[in->id].cls == CLASS_FWAIT;
+}
+
 static bool unusual(const struct insn *in, const struct insn_row *row)
 {
 	for (unsigned i = 0; i < row->nr_ops; i++)
 		if (row->op[i].kind == OP_VSIB || row->op[i].kind == OP_GPR_VVVV ||
 		    row->op[i].kind == OP_GPR_FIXED)
 			return true;
-	return (row->special != SPECIAL_NONE && !is_vzero(in)) || row->cls == CLASS_X87 ||
-	       row->cls == CLASS_FWAIT || (in->flags & INSN_MEM && in->msize == 0);
+	if (in->flags & INSN_MEM && in->msize == 0)
+		return true;
+	if (is_x87(in))
+		return !xlat_x87_ok(in);
+	return row->special != SPECIAL_NONE && !is_vzero(in) && in->id != INSN_emms;
 }
 
 bool xlat_vec_ok(struct xgen *g, const struct insn *in)
@@ -60,7 +68,7 @@ bool xlat_vec_ok(struct xgen *g, const struct insn *in)
 		return false;
 	vec_attr_of(&a, g->cpu, in);
 	operands_of(in, &o);
-	return !g->cpu->vec->deny[a.cls] && !(a.use & (VEC_X87_PTR | VEC_PACKED)) &&
+	return !g->cpu->vec->deny[a.cls] && !(a.use & VEC_PACKED) &&
 	       !(o.reg >= 0 && o.rm >= 0 && host_reg((unsigned)o.reg) == H_NONE &&
 		 host_reg((unsigned)o.rm) == H_NONE);
 }
@@ -106,8 +114,12 @@ static void put_legacy(struct xgen *g, const struct insn *in, const struct encod
 	const struct xop o = {.map = in->map,
 			      .opcode = in->opcode,
 			      .prefix = in->prefix,
-			      .w = in->flags & INSN_REXW};
+			      .w = in->flags & INSN_REXW && !is_x87(in)};
 
+	if (in->id == INSN_emms || in->id == INSN_fwait) {
+		x_op_plain(g, &o);
+		return;
+	}
 	if (e->m) {
 		x_op_mem(g, &o, e->reg & 15, e->m, g->imm);
 		return;
@@ -228,5 +240,6 @@ void xlat_vec(struct xgen *g, const struct insn *in)
 	put_insn(g, in, &e);
 	gpr_store(g, o.reg, o.reg_access, T0);
 	gpr_store(g, o.rm, o.rm_access, T0);
+	xlat_x87_note(g, in);
 	xlat_flags_after(g);
 }

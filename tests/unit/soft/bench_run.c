@@ -153,6 +153,58 @@ GUEST static uint64_t guest_spread(uint64_t n)
 	return sum;
 }
 
+/* x87: a series, with operands in memory, conversions and a comparison. */
+GUEST static uint64_t guest_x87(uint64_t n)
+{
+	uint64_t *out = HEAP, odd = 1, less = 0;
+
+	__asm__ volatile("fninit");
+	for (uint64_t i = 0; i < n; i++, odd += 2) {
+		out[64] = odd;
+		__asm__ volatile("fildll %1; fld1; fdivp; faddl %0; fstl %0; fldz; fcomip %%st(1), "
+				 "%%st; fstp %%st(0); adc $0, %2"
+				 : "+m"(out[i % 64]), "+m"(out[64]), "+r"(less)
+				 :
+				 : "cc");
+	}
+	return out[0] + out[63] + less;
+}
+
+/* memset and memcpy of 64 to 4096 bytes by REP, as kernels do them. */
+GUEST static uint64_t guest_rep(uint64_t n)
+{
+	uint8_t *a = (uint8_t *)HEAP, *b = a + 128 * KiB;
+
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t len = 64 + i * 72 % 4032;
+		void *to = a + i % 16 * 4096 + i % 64, *from = to;
+
+		__asm__ volatile("rep stosb" : "+D"(to), "+c"(len) : "a"(i) : "memory");
+		len = 64 + i * 72 % 4032;
+		to = b + i % 16 * 4096;
+		__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory");
+	}
+	return b[4096] + b[64];
+}
+
+/* Short strings, one element at a time. */
+GUEST static uint64_t guest_strings(uint64_t n)
+{
+	uint8_t *a = (uint8_t *)HEAP;
+	uint64_t sum = 0;
+
+	for (uint64_t i = 0; i < n; i++) {
+		void *from = a + i % 1024, *to = a + 2048 + i % 1024;
+		uint64_t left = 20, v;
+
+		__asm__ volatile("lodsb" : "+S"(from), "=a"(v) : : "memory");
+		__asm__ volatile("stosb ; movsb" : "+S"(from), "+D"(to) : "a"(v + 1) : "memory");
+		__asm__ volatile("repne scasb" : "+D"(to), "+c"(left) : "a"(7) : "cc", "memory");
+		sum += left + (v & 0xff);
+	}
+	return sum;
+}
+
 struct workload {
 	const char *name;
 	uint64_t (*fn)(uint64_t n);
@@ -160,9 +212,11 @@ struct workload {
 };
 
 static const struct workload workloads[] = {
-	{"alu", guest_alu, 5000000},       {"fib", guest_fib, 30},    {"sort", guest_sort, 100000},
-	{"table", guest_table, 400000},    {"vm", guest_vm, 4000000}, {"fresh", guest_fresh, 1400},
-	{"spread", guest_spread, 1000000},
+	{"alu", guest_alu, 5000000},       {"fib", guest_fib, 30},
+	{"sort", guest_sort, 100000},      {"table", guest_table, 400000},
+	{"vm", guest_vm, 4000000},         {"fresh", guest_fresh, 1400},
+	{"spread", guest_spread, 1000000}, {"x87", guest_x87, 1000000},
+	{"rep", guest_rep, 20000},         {"strings", guest_strings, 300000},
 };
 
 static uint64_t cpu_us(void)
