@@ -18,5 +18,5 @@ void source_register(void);
 int source_unpack_name(const char *path, bool by_name, char **name, struct error *err);
 
 extern const struct blk_source source_nbd, source_nbds, source_nbd_unix, source_nbds_unix;
-extern const struct blk_source source_http, source_https;
+extern const struct blk_source source_http, source_https, source_ssh;
 extern const struct blk_source source_archive, source_ova, source_compressed;
