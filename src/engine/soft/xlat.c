@@ -116,6 +116,10 @@ static void xblock_keep(struct xlat *x, struct xblock *xb)
 	b->xlat_flush = x->flushes;
 	xb->page_next = xb->page->blocks;
 	xb->page->blocks = xb;
+	if (xb->page2) {
+		xb->page2_next = xb->page2->ending;
+		xb->page2->ending = xb;
+	}
 	x->order[-(ptrdiff_t)x->nr_order++] = xb;
 	x->cpu->stats.blocks_translated++;
 }
@@ -134,7 +138,9 @@ static struct xblock *translate(struct cpu *cpu, struct block *b)
 	g->nr = b->nr;
 	g->lin = cpu->rip;
 	g->xb = xblock_new(x, b, g->lin);
-	g->xb->page = xlat_page(x, b, g->lin);
+	g->xb->page = xlat_page(x, b->page, g->lin, b->gen);
+	if (b->flags & BLOCK_CROSS)
+		g->xb->page2 = xlat_page(x, b->page2, g->lin + PAGE_SIZE, b->gen2);
 	g->nr_slow = 0;
 	g->next_group = 0;
 	g->in_cold = false;
@@ -182,21 +188,28 @@ static void key_update(struct cpu *cpu)
 	xlat_jump_clear(x);
 }
 
-/* From here on the page's guards let jumps in. */
-static void admit(struct cpu *cpu, const struct xblock *xb)
+/* From here on the page's guards let jumps in, where `hva` is what lin is mapped to. */
+static void admit_page(struct cpu *cpu, uint64_t lin, const uint8_t *hva, const struct xpage *page)
 {
-	unsigned i = (xb->lin >> PAGE_SHIFT) % TLB_ENTRIES;
+	unsigned i = (lin >> PAGE_SHIFT) % TLB_ENTRIES;
 	const struct tlb_entry *e = &cpu->tlb->ex[i];
 
-	if (tlb_hit(e, xb->lin, 1) && (const uint8_t *)(xb->lin + e->addend) == xb->b->hva)
-		cpu->tlb->exid[i] = xb->page->id;
+	if (tlb_hit(e, lin, 1) && (const uint8_t *)(lin + e->addend) == hva)
+		cpu->tlb->exid[i] = page->id;
+}
+
+static void admit(struct cpu *cpu, const struct xblock *xb)
+{
+	admit_page(cpu, xb->lin, xb->b->hva, xb->page);
+	if (xb->page2)
+		admit_page(cpu, (xb->lin & PAGE_MASK) + PAGE_SIZE, xb->b->hva2, xb->page2);
 }
 
 struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 {
 	struct xblock *xb;
 
-	if (cpu->mode != INSN_MODE_64 || b->flags || b == cpu->blocks->once)
+	if (cpu->mode != INSN_MODE_64 || b->flags & ~BLOCK_CROSS || b == cpu->blocks->once)
 		return NULL;
 	key_update(cpu);
 	xb = find(cpu->xlat, b, cpu->rip);

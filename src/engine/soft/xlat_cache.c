@@ -191,7 +191,7 @@ static size_t xblock_size(unsigned nr)
 void xlat_room(struct xlat *x)
 {
 	if (x->hot_used + XLAT_MAX_HOT > x->cold_start || x->cold_used + XLAT_MAX_COLD > x->size ||
-	    x->meta_used + xblock_size(BLOCK_MAX_INSNS) + sizeof(struct xpage) + 64 +
+	    x->meta_used + xblock_size(BLOCK_MAX_INSNS) + 2 * sizeof(struct xpage) + 64 +
 			    (x->nr_order + 1) * sizeof(struct xblock *) >
 		    x->meta_size)
 		xlat_flush(x->cpu);
@@ -207,22 +207,20 @@ static struct xpage **page_head(struct xlat *x, const struct mem_page *page)
 	return &x->pages[(n ^ n >> 12) % XLAT_PAGE_HEADS];
 }
 
-struct xpage *xlat_page(struct xlat *x, struct block *b, uint64_t lin)
+struct xpage *xlat_page(struct xlat *x, struct mem_page *page, uint64_t lin, uint32_t gen)
 {
-	const uint8_t *hva = (const uint8_t *)((uintptr_t)b->hva & PAGE_MASK);
-	struct xpage **head = page_head(x, b->page), *p;
+	struct xpage **head = page_head(x, page), *p;
 
 	for (p = *head; p; p = p->next)
-		if (p->page == b->page && p->lin == (lin & PAGE_MASK) && p->gen == b->gen)
+		if (p->page == page && p->lin == (lin & PAGE_MASK) && p->gen == gen)
 			return p;
 	p = (struct xpage *)(x->meta + x->meta_used);
 	x->meta_used += ALIGN_UP(sizeof(*p), 16);
 	*p = (struct xpage){.next = *head,
-			    .page = b->page,
-			    .hva = hva,
+			    .page = page,
 			    .lin = lin & PAGE_MASK,
 			    .id = ++x->last_page,
-			    .gen = b->gen};
+			    .gen = gen};
 	*head = p;
 	return p;
 }
@@ -232,7 +230,7 @@ struct xpage *xlat_page(struct xlat *x, struct block *b, uint64_t lin)
 
 static bool same_page(const struct xexit *from, const struct xblock *to)
 {
-	return from->from->page == to->page;
+	return from->from->page == to->page && !to->page2;
 }
 
 /* Where a jump with flags in `flags` may enter; 0: not without saving them first. */
@@ -369,7 +367,9 @@ static void page_renew(struct xlat *x, struct xpage *p)
 	p->gen = atomic_load(&p->page->gen);
 	for (struct xblock *xb = p->blocks; xb; xb = xb->page_next)
 		xblock_kill(x, xb);
-	p->blocks = NULL;
+	for (struct xblock *xb = p->ending; xb; xb = xb->page2_next)
+		xblock_kill(x, xb);
+	p->blocks = p->ending = NULL;
 }
 
 static void page_kill_range(struct xlat *x, struct xpage *p, unsigned offset, unsigned len)
@@ -386,6 +386,9 @@ static void page_kill_range(struct xlat *x, struct xpage *p, unsigned offset, un
 			at = &xb->page_next;
 		}
 	}
+	for (xb = p->ending; xb; xb = xb->page2_next)
+		if (offset < (xb->lin + xb->b->len) % PAGE_SIZE)
+			xblock_kill(x, xb);
 }
 
 void xlat_written(struct cpu *cpu, struct mem_page *page, unsigned offset, unsigned len)

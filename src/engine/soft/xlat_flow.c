@@ -25,17 +25,16 @@ static void check_events(struct xgen *g)
 	g->xb->exit[2].stub = x_jcc(g, CC_NZ);
 }
 
-static void check_page(struct xgen *g)
+static uint32_t check_page(struct xgen *g, const struct xpage *page)
 {
-	struct xblock *xb = g->xb;
-	size_t slot = (xb->lin >> PAGE_SHIFT) % TLB_ENTRIES;
+	size_t slot = (page->lin >> PAGE_SHIFT) % TLB_ENTRIES;
 	const struct xmem m = {.base = H_NONE,
 			       .index = H_NONE,
 			       .gs = true,
 			       .disp = (int32_t)(offsetof(struct tlb, exid) + slot * 4)};
 
-	x_cmp_mem_imm32(g, &m, (int32_t)xb->page->id, false);
-	xb->exit[2].tail = x_jcc(g, CC_NZ);
+	x_cmp_mem_imm32(g, &m, (int32_t)page->id, false);
+	return x_jcc(g, CC_NZ);
 }
 
 static void count_insns(struct xgen *g)
@@ -53,7 +52,9 @@ void xlat_entries(struct xgen *g)
 
 	xb->exit[2].entry = true;
 	xb->guarded = x_offset(g);
-	check_page(g);
+	xb->exit[2].tail = check_page(g, xb->page);
+	if (xb->page2)
+		xb->exit[2].jump = check_page(g, xb->page2);
 	xb->mem = x_offset(g);
 	check_events(g);
 	g->flags = FL_MEM;
@@ -112,6 +113,8 @@ static void entry_stub(struct xgen *g)
 
 	x_patch(g->x, xb->exit[2].stub, here);
 	x_patch(g->x, xb->exit[2].tail, here);
+	if (xb->page2)
+		x_patch(g->x, xb->exit[2].jump, here);
 	xb->exit[2].target = xb->lin;
 	leave_with(g, &xb->exit[2]);
 	if (xb->flags_in == FL_HOST) {

@@ -97,12 +97,17 @@ struct xblock {
 	struct xblock *b_next; /* others of the same b */
 	struct xpage *page;
 	struct xblock *page_next;
+	/* An instruction over a page edge: the second page, and the next that ends there. */
+	struct xpage *page2;
+	struct xblock *page2_next;
 	uint64_t lin;
 	uint32_t key;
 	uint32_t code, code_end; /* offsets of the host code */
 	uint32_t cold, cold_end; /* and of what lies apart: slow paths, stubs, copies */
-	/* Entries.  guarded: from anywhere, flags in FL_MEM; checks page and events.  mem: from the
-	 * same page, FL_MEM, checks events.  checked: as plain, checks events.  plain: flags_in. */
+	/* Entries.  guarded: from anywhere, flags in FL_MEM; checks pages and events.  mem: from
+	 * the same page, FL_MEM, checks events.  checked: as plain, checks events.  plain:
+	 * flags_in. Over a page edge there is no way in but guarded, and the run loop's to plain.
+	 */
 	uint32_t guarded, mem, checked, plain;
 	uint8_t flags_in; /* FL_HOST, FL_MEM, or 0: no flag is read */
 	bool dead, uses_vec, uses_x87;
@@ -114,10 +119,10 @@ struct xblock {
 
 /* One guest page of code at one linear address. */
 struct xpage {
-	struct xpage *next; /* in its hash chain */
-	struct xblock *blocks;
+	struct xpage *next;    /* in its hash chain */
+	struct xblock *blocks; /* that begin in it */
+	struct xblock *ending; /* that begin in the page before */
 	struct mem_page *page;
-	const uint8_t *hva;
 	uint64_t lin;
 	uint32_t id;  /* in tlb.exid where this page is mapped */
 	uint32_t gen; /* of page: as far as blocks know */
@@ -361,7 +366,8 @@ void xlat_cold(struct xgen *g); /* slow paths and exit stubs */
  */
 
 void xlat_thunks(struct xlat *x);
-struct xpage *xlat_page(struct xlat *x, struct block *b, uint64_t lin);
+/* The record of that page, seen at `lin` and as of `gen`; made if need be. */
+struct xpage *xlat_page(struct xlat *x, struct mem_page *page, uint64_t lin, uint32_t gen);
 void xlat_jump_set(struct xlat *x, struct xblock *xb);
 void xlat_room(struct xlat *x); /* for one more block; may flush */
 struct xblock *xlat_block_of(const struct xsite *s);
