@@ -103,7 +103,8 @@ enum { SEG_FLAT_READ = 1, SEG_FLAT_WRITE = 2 };
 enum paging { PAGING_NONE, PAGING_2LEVEL, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL };
 
 /* Where the last x87 instruction and its memory operand were.  The host's own pointers name code
- * of ours, so the guest's are kept here (SDM 1 "x87 FPU Instruction and Data Pointers"): vec_x87.c */
+ * of ours, so the guest's are kept here (SDM 1 "x87 FPU Instruction and Data Pointers"): vec_x87.c
+ */
 struct x87_ptr {
 	uint64_t ip, dp; /* offsets in their segments */
 	uint16_t cs, ds, op;
@@ -170,7 +171,7 @@ struct cpu {
 	struct xlat *xlat;
 	uint32_t xl_flags;  /* guest flags as LAHF and SETO AL leave them in EAX */
 	uint32_t xl_events; /* events that end translated code */
-	uint64_t xl_host_rsp, xl_rsp_limit, xl_target;
+	uint64_t xl_host_rsp, xl_rsp_limit, xl_target, xl_kept;
 	unsigned xl_left; /* instructions of the block that were counted and have not run */
 	struct xlat_jump *xl_jump;
 

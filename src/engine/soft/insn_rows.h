@@ -137,6 +137,7 @@ enum insn_xlat {
 	XLAT_PUSH, /* register or immediate */
 	XLAT_POP,  /* register */
 	XLAT_LEAVE,
+	XLAT_STRING, /* xlat_string.c */
 	XLAT_JCC,
 	XLAT_JMP,
 	XLAT_JMPIND,

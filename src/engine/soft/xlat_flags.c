@@ -35,6 +35,7 @@ static bool kind_clobbers(const struct insn *in, uint8_t kind)
 	case XLAT_PUSH:
 	case XLAT_POP:
 	case XLAT_LEAVE:
+	case XLAT_STRING:
 	case XLAT_CALL:
 	case XLAT_CALLIND:
 	case XLAT_RET:

@@ -345,6 +345,8 @@ static bool kind_ok(struct xgen *g, const struct insn *in, const struct insn_row
 		return in->flags & INSN_FLAT && in->opsize >= 4;
 	case XLAT_NOP:
 		return true;
+	case XLAT_STRING:
+		return xlat_string_ok(in);
 	case XLAT_PUSH:
 	case XLAT_POP:
 	case XLAT_LEAVE:
@@ -388,6 +390,9 @@ void xlat_insn(struct xgen *g, const struct insn *in)
 		break;
 	case XLAT_LEAVE:
 		leave(g);
+		break;
+	case XLAT_STRING:
+		xlat_string(g, in);
 		break;
 	case XLAT_INTERP:
 		xlat_call_interp(g, in->flags & INSN_END);

@@ -5,6 +5,7 @@
  *   xlat_flow.c    templates: branches, entries and exits of a block
  *   xlat_group.c   one lookup for several operands
  *   xlat_mem.c     templates: memory operands through the software TLB
+ *   xlat_string.c  templates: MOVS and its kind
  *   xlat_vec.c     templates: vector instructions
  *   xlat_x87.c     what x87 instructions need beside that
  *   xlat_flags.c   which flags an instruction reads and sets; liveness
@@ -334,6 +335,9 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 /* The same for [reg + disp], flat. */
 void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write, bool back,
 		 struct xmem *m);
+/* T1 = its address, T0 = that of its last byte, inside one page or the next: T1 becomes the addend.
+ * Returns the rel32 to take on a miss. */
+uint32_t xlat_tlb_lookup(struct xgen *g, bool write);
 /* The rel32 at `at` leads to the interpretation of the current instruction. */
 void xlat_slow(struct xgen *g, uint32_t at, bool back);
 /* The effective address alone, into reg. */
@@ -350,9 +354,12 @@ void xlat_copy(struct xgen *g, const struct insn *in, const struct insn_row *row
 bool xlat_vec_ok(struct xgen *g, const struct insn *in);
 void xlat_vec(struct xgen *g, const struct insn *in);
 bool xlat_x87_ok(const struct insn *in);
-void xlat_x87_note(struct xgen *g, const struct insn *in); /* after it; uses T0, and T1 outside groups */
+/* After it.  Uses T0, and T1 outside groups. */
+void xlat_x87_note(struct xgen *g, const struct insn *in);
 /* Translated code was left before instruction `index` of the block. */
 void xlat_x87_settle(struct cpu *cpu, const struct xblock *xb, unsigned index);
+bool xlat_string_ok(const struct insn *in);
+void xlat_string(struct xgen *g, const struct insn *in);
 bool xlat_flow_ok(struct xgen *g, const struct insn *in, uint8_t kind);
 void xlat_flow(struct xgen *g, const struct insn *in, uint8_t kind);
 void xlat_call_interp(struct xgen *g, bool last);

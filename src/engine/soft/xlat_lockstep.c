@@ -110,6 +110,35 @@ static bool log_operand(struct cpu *cpu, struct xlat_lockstep *l, const struct i
 	return ld_ptr(cpu, lin, in->msize) != NULL;
 }
 
+static bool leaves_page(gva_t lin, uint64_t n)
+{
+	return lin % PAGE_SIZE + n > PAGE_SIZE;
+}
+
+static bool log_string(struct cpu *cpu, struct xlat_lockstep *l, const struct insn *in)
+{
+	const struct insn_row *row = &insn_rows[in->id];
+	uint64_t *gpr = cpu->gpr, n = in->opsize;
+
+	if (in->flags & (INSN_REP | INSN_REPNE))
+		n *= MIN(gpr[X86_RCX], WRITE_MAX);
+	if (!n)
+		return true;
+	if (n > WRITE_MAX || cpu->rflags & RFLAGS_DF || !(in->flags & INSN_FLAT) ||
+	    in->segbase != CPU_OFF(zero) || leaves_page(gpr[X86_RSI], n) ||
+	    leaves_page(gpr[X86_RDI], n))
+		return false;
+	for (unsigned i = 0; i < row->nr_ops; i++)
+		if (row->op[i].kind == OP_STR_SRC && !ld_ptr(cpu, gpr[X86_RSI], (unsigned)n))
+			return false;
+	if (row->op[0].kind == OP_STR_DST && row->op[0].access & OP_WRITE)
+		return log_write(cpu, l, gpr[X86_RDI], (unsigned)n);
+	for (unsigned i = 0; i < row->nr_ops; i++)
+		if (row->op[i].kind == OP_STR_DST && !ld_ptr(cpu, gpr[X86_RDI], (unsigned)n))
+			return false;
+	return true;
+}
+
 /* False: the instruction does more than can be undone. */
 static bool log_insn(struct cpu *cpu, struct xlat_lockstep *l, const struct insn *in)
 {
@@ -117,6 +146,8 @@ static bool log_insn(struct cpu *cpu, struct xlat_lockstep *l, const struct insn
 	case XLAT_PUSH:
 	case XLAT_CALL:
 		return log_write(cpu, l, cpu->gpr[X86_RSP] - 8, 8);
+	case XLAT_STRING:
+		return log_string(cpu, l, in);
 	case XLAT_CALLIND:
 		return log_operand(cpu, l, in) && log_write(cpu, l, cpu->gpr[X86_RSP] - 8, 8);
 	default:

@@ -132,9 +132,7 @@ static void ea_both(struct xgen *g, const struct insn *in, const struct ea *ea, 
 /* --- lookups -----------------------------------------------------------------------------------
  */
 
-/* T0 and T1 as ea_both leaves them; T1 becomes the addend. */
-/* Returns the rel32 to take on a miss. */
-static uint32_t lookup(struct xgen *g, bool write)
+uint32_t xlat_tlb_lookup(struct xgen *g, bool write)
 {
 	struct xmem m;
 	uint32_t miss;
@@ -220,7 +218,7 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 		return;
 	}
 	ea_both(g, in, &ea, size);
-	xlat_slow(g, lookup(g, write), back);
+	xlat_slow(g, xlat_tlb_lookup(g, write), back);
 	operand(g, in, &ea, m);
 }
 
@@ -241,7 +239,7 @@ void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool
 	x_lea(g, T0,
 	      &(struct xmem){
 		      .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
-	xlat_slow(g, lookup(g, write), back);
+	xlat_slow(g, xlat_tlb_lookup(g, write), back);
 }
 
 uint32_t xlat_lookup_span(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write)
@@ -250,7 +248,7 @@ uint32_t xlat_lookup_span(struct xgen *g, unsigned reg, int32_t disp, unsigned s
 	x_lea(g, T0,
 	      &(struct xmem){
 		      .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
-	return lookup(g, write);
+	return xlat_tlb_lookup(g, write);
 }
 
 void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg)
