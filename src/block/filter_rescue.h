@@ -28,7 +28,9 @@ struct blk_rescue_opts {
 	bool below_is_copy;
 	const char *source; /* what the map is of, kept in it and compared; NULL: not said */
 	unsigned retries;   /* how often a sector that failed is read again at once */
-	bool retry_bad;     /* read again what the map calls bad ('-', '*', '/') */
+	/* Read again what the map calls bad.  What it calls not trimmed or not scraped, after an
+	 * earlier give_up say, is always looked at again, once. */
+	bool retry_bad;
 	/* After so many bad sectors in a row the rest of the request is zeroes too and marked '/',
 	 * for blk_rescue_fetch to look at later.  0: every sector is tried. */
 	unsigned give_up;
@@ -58,11 +60,13 @@ struct blk_rescue_counts {
 };
 void blk_rescue_counts(struct blk *b, struct blk_rescue_counts *counts);
 
-/* Reads what of [off, off+len) is not finished, in order, so that it is in the cache; with
- * retry_bad also what failed before, sector by sector.  progress (may be NULL) is called with the
- * place that was reached and ends the work by returning false (-EINTR).  Bad sectors are no error.
- */
+/* Reads what of [off, off+len) is not finished, so that it is in the cache: first what nobody
+ * tried, then what was given up, sector by sector where needed, then with retry_bad what is bad.
+ * progress (may be NULL) is called with the bytes done in this way and ends the work by returning
+ * false
+ * (-EINTR).  Bad sectors are no error. */
 int blk_rescue_fetch(struct blk *b, uint64_t off, uint64_t len, bool retry_bad,
-		     bool (*progress)(void *opaque, uint64_t at), void *opaque, struct error *err);
+		     bool (*progress)(void *opaque, uint64_t done), void *opaque,
+		     struct error *err);
 /* Cache, then map, to the medium. */
 int blk_rescue_save(struct blk *b, struct error *err);

@@ -27,7 +27,12 @@ uint64_t rescue_map_size(const struct rescue_map *m);
 int rescue_map_set(struct rescue_map *m, uint64_t off, uint64_t len, enum rescue_status status);
 /* The status at off < size; shortens *len to the run that shares it. */
 enum rescue_status rescue_map_get(const struct rescue_map *m, uint64_t off, uint64_t *len);
+/* The whole run around off. */
+enum rescue_status rescue_map_around(const struct rescue_map *m, uint64_t off, uint64_t *start,
+				     uint64_t *end);
 uint64_t rescue_map_count(const struct rescue_map *m, enum rescue_status status); /* bytes */
+/* Where the last byte of that status ends; 0: there is none. */
+uint64_t rescue_map_last(const struct rescue_map *m, enum rescue_status status);
 size_t rescue_map_runs(const struct rescue_map *m);
 int rescue_map_copy(const struct rescue_map *m, struct rescue_map **out);
 
@@ -45,3 +50,4 @@ int rescue_map_load(struct rescue_map **out, const char *path, uint64_t size, co
 		    struct error *err);
 int rescue_map_save(const struct rescue_map *m, const char *path, const char *source,
 		    struct error *err);
+int rescue_sync_directory(const char *path); /* the one path is in: names made there stay */
