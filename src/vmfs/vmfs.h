@@ -54,6 +54,7 @@ struct vmfs_lvm_header {
 	uint64_t volume_size;
 	uint64_t first_pe, last_pe;
 	uint32_t nr_pes, nr_devices;
+	bool copy; /* it calls itself one (resignature) */
 };
 /* dev from place->start on.  -EINVAL: there is no such header. */
 int vmfs_lvm_read(struct blk *dev, const struct vmfs_place *place, struct vmfs_lvm_header *h,
@@ -79,6 +80,7 @@ struct vmfs_resource {
 	uint64_t group_offset, group_size;
 	uint64_t nr_resources;
 	uint32_t nr_groups;
+	unsigned bits; /* of the bitmap, for a resource */
 };
 
 enum vmfs_resource_kind {
