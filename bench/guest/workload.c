@@ -1,6 +1,7 @@
 /* workload.c - run the rows and print each one's checksum and best time.
  *
- *   workload [--quick] [--only NAME,NAME...] [--root DIR] [--work DIR] [--list]
+ *   workload [--quick] [--only NAME,NAME...] [--budget MS] [--root DIR] [--work DIR]
+ *            [--list]
  *
  * Output: "CLOCK begin NS" and "CLOCK end NS" around all (for whoever reads it to compare with a
  * clock of its own), "ROW NAME CHECKSUM NS-PER-OPERATION REPETITIONS" for each row. */
@@ -16,8 +17,8 @@
 #include <unistd.h>
 
 /* A row is repeated for this long, at least and at most so often. */
-static const uint64_t budget_ns = 300000000;
-static const unsigned min_repeats = 4, max_repeats = 400;
+static uint64_t budget_ns = 300000000;
+static const unsigned min_repeats = 4, max_repeats = 10000;
 
 const char *work_dir = "/tmp", *root_dir = "";
 
@@ -145,6 +146,8 @@ int main(int argc, char **argv)
 			list = true;
 		else if (!strcmp(argv[i], "--only") && i + 1 < argc)
 			only = argv[++i];
+		else if (!strcmp(argv[i], "--budget") && i + 1 < argc)
+			budget_ns = strtoull(argv[++i], NULL, 0) * 1000000;
 		else if (!strcmp(argv[i], "--root") && i + 1 < argc)
 			root_dir = argv[++i];
 		else if (!strcmp(argv[i], "--work") && i + 1 < argc)
