@@ -133,6 +133,10 @@ int resource_parse(const struct vmfs_geometry *g, const uint8_t *h, bool child,
 		.nr_groups = le32_load(h + FS_R_GROUPS),
 		.bits = 1,
 	};
+	/* An empty .pbc.sf of VMFS6, whose pointer blocks are elsewhere. */
+	if (!r->per_cluster && !r->nr_resources && g->version == 6 &&
+	    le32_load(h + FS_R_SIGNATURE) == FS_RFMD)
+		return 0;
 	if (!r->per_cluster || r->per_cluster > MAX_RESOURCES || !r->per_group ||
 	    r->per_group > MAX_RESOURCES || !r->group_size || r->nr_resources > BIT(48))
 		return -EUCLEAN;

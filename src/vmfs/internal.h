@@ -117,3 +117,8 @@ int file_range(struct vmfs *v, const struct vmfs_inode *in, uint64_t off, uint64
 	       unsigned busy, struct vmfs_range *r);
 /* How deep the pointer blocks go: 0, 1, 2; -1: unknown addressing. */
 int file_levels(const struct vmfs_inode *in);
+
+/* --- hash.c: names in VMFS6 directories ----------------------------------------------------------
+ */
+uint64_t dir_hash(const char *name);
+unsigned dir_hash_slot(const char *name, bool root); /* of the table in the directory's header */
