@@ -108,6 +108,7 @@ struct mkfs {
 	uint64_t deletes, deletes_cap;
 	bool scatter, reuse;
 };
+enum { MKFS_LISTED_MAX = 20000 }; /* a larger fill is only counted in the manifest */
 enum lfb_state { LFB_FREE, LFB_CHILD, LFB_FILE };
 
 /* util.c */

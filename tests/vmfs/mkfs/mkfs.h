@@ -65,8 +65,9 @@ struct mkfs_piece {
 struct mkfs_file {
 	uint64_t size; /* 0: to the end of the last piece */
 	enum mkfs_layout layout;
-	bool pb2;   /* pointer blocks in .pb2.sf */
-	bool reuse; /* take the lowest free blocks, sub-blocks and descriptor, as after a delete */
+	bool pb2;    /* pointer blocks in .pb2.sf */
+	bool reuse;  /* take the lowest free blocks, sub-blocks and descriptor, as after a delete */
+	bool new_fd; /* with reuse: but not a freed descriptor */
 	bool scatter;    /* leave a hole after every block, so no two are neighbours */
 	uint32_t mode;   /* 0: 0644 */
 	const char *rdm; /* an RDM: the SCSI id (up to 44 bytes) */

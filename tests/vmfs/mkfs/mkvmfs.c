@@ -38,6 +38,7 @@ static const char HELP[] =
 	"piece)\n"
 	"    thin               blocks of zeros become holes\n"
 	"    reuse              take the lowest free blocks and descriptor, as after a delete\n"
+	"    reuse-blocks       the same, but not a freed descriptor\n"
 	"    scatter            no two blocks are neighbours\n"
 	"    mode=N\n"
 	"symlink PATH TARGET\n"

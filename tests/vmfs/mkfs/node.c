@@ -455,8 +455,9 @@ void mkfs_add(struct mkfs *m, const char *path, const struct mkfs_file *f)
 	const char *name;
 	struct node *parent = node_parent(m, path, &name), *n;
 
-	m->reuse = f->reuse;
+	m->reuse = f->reuse && !f->new_fd;
 	n = node_make(m, parent, name, f->rdm ? TYPE_RDM : TYPE_FILE);
+	m->reuse = f->reuse;
 	n->mode = f->mode ? f->mode : 0644;
 	take_pieces(n, f);
 	if (f->rdm)
@@ -512,6 +513,7 @@ void mkfs_fill(struct mkfs *m, const char *dir, const char *prefix, uint64_t cou
 		snprintf(name, sizeof(name), "%s%llu", prefix, (unsigned long long)i);
 		n = node_make(m, d, name, TYPE_FILE);
 		n->mode = 0644;
+		n->quiet = count >= MKFS_LISTED_MAX;
 		take_pieces(n, &f);
 		add_content(m, n, &f);
 		node_link(m, n);

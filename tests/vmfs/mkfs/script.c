@@ -232,7 +232,8 @@ static void do_file(struct mkfs **m, struct line *l)
 	struct mkfs_file f = {.size = num(l, "size", 0),
 			      .layout = (enum mkfs_layout)choice(l, "layout", layouts),
 			      .pb2 = flag(l, "pb2"),
-			      .reuse = flag(l, "reuse"),
+			      .reuse = flag(l, "reuse") | flag(l, "reuse-blocks"),
+			      .new_fd = flag(l, "reuse-blocks"),
 			      .scatter = flag(l, "scatter"),
 			      .mode = (uint32_t)num(l, "mode", 0),
 			      .piece = piece};
