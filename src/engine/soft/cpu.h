@@ -137,6 +137,7 @@ struct cpu {
 	const struct insn *run_first; /* first of those being run; for counting */
 	struct tlb *tlb;              /* data accesses of the current CPL, AC and CR3 */
 	struct tlb *tlb_sys;          /* implicit supervisor accesses (descriptor tables, TSS) */
+	struct tlb *tlb_super;        /* supervisor accesses that SMAP does not look at */
 
 	uint8_t cpl;
 	uint8_t mode;      /* enum insn_mode: how CS:RIP decodes */
@@ -172,7 +173,9 @@ struct cpu {
 	uint32_t xl_flags;  /* guest flags as LAHF and SETO AL leave them in EAX */
 	uint32_t xl_events; /* events that end translated code */
 	uint64_t xl_host_rsp, xl_rsp_limit, xl_target, xl_kept;
-	unsigned xl_left; /* instructions of the block that were counted and have not run */
+	struct tlb *xl_gs; /* what the host's GS base is */
+	uint64_t xl_sti;   /* RIP in the shadow of an STI, perhaps; or 0: xlat_sys.c */
+	unsigned xl_left;  /* instructions of the block that were counted and have not run */
 	struct xlat_jump *xl_jump;
 
 	/* MMU: mmu.c */

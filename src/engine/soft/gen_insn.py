@@ -52,7 +52,7 @@ CLASSES = ("gpr", "vexgpr", "x87", "mmx", "sse", "avx", "avx512", "k", "fwait")
 SPECIALS = ("none", "gather", "scatter", "maskmov", "maskmovu", "compress", "expand", "xsave",
             "fxsave", "fpenv", "control")
 # What the translator makes of a row: enum insn_xlat.
-XLATS = ("interp", "copy", "vec", "lea", "nop", "push", "pop", "leave", "string", "jcc", "jmp", "jmpind", "call",
+XLATS = ("interp", "copy", "vec", "lea", "nop", "push", "pop", "leave", "string", "sys", "jcc", "jmp", "jmpind", "call",
          "callind", "ret")
 # Attribute words that are just a ROW_ bit.
 ROW_WORDS = {"end": "END", "lock": "LOCK", "hint": "HINT", "bitstring": "BITSTRING", "fpx": "FPX",

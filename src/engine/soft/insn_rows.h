@@ -138,6 +138,7 @@ enum insn_xlat {
 	XLAT_POP,  /* register */
 	XLAT_LEAVE,
 	XLAT_STRING, /* xlat_string.c */
+	XLAT_SYS,    /* xlat_sys.c */
 	XLAT_JCC,
 	XLAT_JMP,
 	XLAT_JMPIND,

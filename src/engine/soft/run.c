@@ -279,6 +279,10 @@ static bool attend(struct cpu *cpu)
 	uint32_t ev = atomic_load(&cpu->events);
 	struct block *b;
 
+	if (unlikely(cpu->xl_sti && cpu->xl_sti == cpu->rip)) {
+		cpu->int_shadow |= CPU_SHADOW_STI;
+		cpu->xl_sti = 0;
+	}
 	if (ev & CPU_EV_PURGE)
 		block_purge(cpu);
 	if (ev & CPU_EV_CODE) {

@@ -383,6 +383,7 @@ void tlb_pick(struct cpu *cpu)
 	struct tlb *t = &m->tlbs[m->cur * TLB_NR_CLASSES];
 
 	cpu->tlb = &t[tlb_data_class(cpu)];
+	cpu->tlb_super = &t[TLB_SUPER];
 	cpu->tlb_sys = &t[cpu->cr4 & CR4_SMAP ? TLB_SUPER_SMAP : TLB_SUPER];
 	/* Alignment is looked at in access.c only, so nothing may hit (SDM 3A "Interrupt 17"). */
 	if (unlikely(cpu->cpl == 3 && cpu->cr0 & CR0_AM && cpu->rflags & RFLAGS_AC))

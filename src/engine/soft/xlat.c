@@ -15,12 +15,18 @@
 #define HWCAP2_FSGSBASE (1 << 1)
 #endif
 
-static __thread struct tlb *gs_now;
 static __thread bool gs_quick;
 
-static __attribute__((noinline)) void gs_set(struct tlb *t)
+bool xlat_gs_is_quick(void)
 {
-	gs_now = t;
+	return gs_quick;
+}
+
+static __attribute__((noinline)) void gs_set(struct cpu *cpu)
+{
+	struct tlb *t = cpu->tlb;
+
+	cpu->xl_gs = t;
 	if (likely(gs_quick))
 		__asm__ volatile("wrgsbase %0" : : "r"(t));
 	else
@@ -31,8 +37,8 @@ void xlat_settle(struct cpu *cpu)
 {
 	uint32_t mask = ~0u;
 
-	if (unlikely(gs_now != cpu->tlb))
-		gs_set(cpu->tlb);
+	if (unlikely(cpu->xl_gs != cpu->tlb))
+		gs_set(cpu);
 	if (!(cpu->rflags & RFLAGS_IF))
 		mask &= ~(uint32_t)CPU_EV_INTR;
 	cpu->xl_events = mask;
@@ -256,7 +262,7 @@ bool xlat_is_lockstep(const struct cpu *cpu)
 void xlat_attach(struct cpu *cpu)
 {
 	gs_quick = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
-	gs_set(cpu->tlb);
+	gs_set(cpu);
 	xlat_signal_attach(cpu);
 }
 

@@ -36,6 +36,7 @@ static bool kind_clobbers(const struct insn *in, uint8_t kind)
 	case XLAT_POP:
 	case XLAT_LEAVE:
 	case XLAT_STRING:
+	case XLAT_SYS:
 	case XLAT_CALL:
 	case XLAT_CALLIND:
 	case XLAT_RET:

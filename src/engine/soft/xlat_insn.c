@@ -347,6 +347,8 @@ static bool kind_ok(struct xgen *g, const struct insn *in, const struct insn_row
 		return true;
 	case XLAT_STRING:
 		return xlat_string_ok(in);
+	case XLAT_SYS:
+		return xlat_sys_ok(g, in);
 	case XLAT_PUSH:
 	case XLAT_POP:
 	case XLAT_LEAVE:
@@ -393,6 +395,9 @@ void xlat_insn(struct xgen *g, const struct insn *in)
 		break;
 	case XLAT_STRING:
 		xlat_string(g, in);
+		break;
+	case XLAT_SYS:
+		xlat_sys(g, in);
 		break;
 	case XLAT_INTERP:
 		xlat_call_interp(g, in->flags & INSN_END);

@@ -6,6 +6,7 @@
  *   xlat_group.c   one lookup for several operands
  *   xlat_mem.c     templates: memory operands through the software TLB
  *   xlat_string.c  templates: MOVS and its kind
+ *   xlat_sys.c     templates: STI, SWAPGS, RDTSC ...
  *   xlat_vec.c     templates: vector instructions
  *   xlat_x87.c     what x87 instructions need beside that
  *   xlat_flags.c   which flags an instruction reads and sets; liveness
@@ -130,7 +131,7 @@ struct xpage {
 };
 
 enum {
-	XLAT_JUMP_ENTRIES = 8192,
+	XLAT_JUMP_ENTRIES = 32768,
 	XLAT_FOUND = 1, /* in place of an exit: xlat.expected was reached */
 	XLAT_PAGE_HEADS = 4096,
 	/* Most that one block may need. */
@@ -360,6 +361,8 @@ void xlat_x87_note(struct xgen *g, const struct insn *in);
 void xlat_x87_settle(struct cpu *cpu, const struct xblock *xb, unsigned index);
 bool xlat_string_ok(const struct insn *in);
 void xlat_string(struct xgen *g, const struct insn *in);
+bool xlat_sys_ok(const struct xgen *g, const struct insn *in);
+void xlat_sys(struct xgen *g, const struct insn *in);
 bool xlat_flow_ok(struct xgen *g, const struct insn *in, uint8_t kind);
 void xlat_flow(struct xgen *g, const struct insn *in, uint8_t kind);
 void xlat_call_interp(struct xgen *g, bool last);
@@ -388,5 +391,6 @@ void xlat_signal_detach(struct cpu *cpu);
 int xlat_dump_open(struct xlat *x, struct error *err);
 void xlat_dump_close(struct xlat *x);
 void xlat_link(struct xlat *x, struct xexit *from, struct xblock *to);
+bool xlat_gs_is_quick(void);       /* WRGSBASE can be used */
 void xlat_settle(struct cpu *cpu); /* GS base and event mask as cpu says */
 uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s);
