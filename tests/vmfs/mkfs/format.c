@@ -176,6 +176,7 @@ static void root_make(struct mkfs *m)
 
 	m->root = n;
 	n->parent = n;
+	n->links = 2; /* "." and ".." */
 	n->fd = addr_fd(m, 0);
 	n->gen = 1;
 	n->mode = 01755;
@@ -222,6 +223,8 @@ static void system_files(struct mkfs *m)
 		sys_node(m, ".pb2.sf", 0x1800004);
 		m->sdd = sys_node(m, ".sdd.sf", 0x1C00004);
 		m->sdd->mode = 040700;
+		m->sdd->links = 2;
+		m->root->links++;
 		give_blocks(m, m->sdd, 1);
 	}
 	if (m->six) {
