@@ -1,33 +1,29 @@
-/* source/http.c - a file on a web server as a disk (HTTP range requests, RFC 9110 section 14; the
- * library is libcurl).
+/* source/http.c - a file on a web server as a disk (HTTP range requests, RFC 9110 section 14): also
+ * the files of a datastore that an ESXi host still shows (https://HOST/folder/...).
  *
  * Small reads go through a cache of chunks, large ones straight to the caller's memory.  The server
- * has to support ranges.  A file that changes while it is read is noticed by its validator (RFC
- * 9110 section 8.8) and fails the read; a connection that drops is made anew a few times. */
+ * has to support ranges; of one that does not only small files are taken, whole.  A file that
+ * changes while it is read is noticed by its validator (RFC 9110 section 8.8) and fails the read;
+ * a connection that drops is made anew a few times, and goes on where it was. */
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "block/format.h"
+#include "source/folder.h"
+#include "source/http_client.h"
 #include "source/source.h"
+#include "source/spool.h"
 
-#include <curl/curl.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <time.h>
 
 enum {
 	MAX_CONNS = 4,
 	CHUNK = 256 * KiB,
 	NR_CHUNKS = 32,
 	MAX_REQUEST = 8 * MiB,
-	ATTEMPTS = 5,
-	CONNECT_S = 30,
-	STALL_S = 30,
-	MAX_REDIRECTS = 8,
+	SMALL = 16 * MiB, /* taken whole from a server that does not send parts */
 };
 
 static struct log_component log_http = LOG_COMPONENT("http");
@@ -38,8 +34,8 @@ struct http_chunk {
 };
 
 struct http_disk {
-	char *url;
-	char validator[256]; /* strong ETag or Last-Modified, or "" */
+	struct http_site site;
+	char validator[HTTP_VALIDATOR];
 	uint64_t size;
 
 	pthread_mutex_t lock; /* guards all below */
@@ -49,146 +45,6 @@ struct http_disk {
 	struct http_chunk chunk[NR_CHUNKS];
 	uint64_t clock;
 };
-
-/* --- one request --------------------------------------------------------------------------------
- */
-
-/* What a reply is collected into. */
-struct reply {
-	uint8_t *to;
-	size_t cap, len;
-	bool overrun;
-	char validator[256], ranges[32];
-	uint64_t total; /* of Content-Range */
-	bool has_total;
-};
-
-static size_t on_data(char *data, size_t size, size_t n, void *opaque)
-{
-	struct reply *r = opaque;
-
-	if (n > r->cap - r->len) {
-		r->overrun = true;
-		return 0; /* ends the transfer */
-	}
-	memcpy(r->to + r->len, data, n);
-	r->len += n;
-	return n;
-}
-
-static bool header_is(const char *line, size_t n, const char *name, char *value, size_t cap)
-{
-	size_t k = strlen(name), len;
-
-	if (n <= k || strncasecmp(line, name, k) || line[k] != ':')
-		return false;
-	for (line += k + 1, n -= k + 1; n && (*line == ' ' || *line == '\t'); line++, n--)
-		;
-	for (len = n; len && strchr("\r\n \t", line[len - 1]); len--)
-		;
-	len = MIN(len, cap - 1);
-	memcpy(value, line, len);
-	value[len] = 0;
-	return true;
-}
-
-static size_t on_header(char *line, size_t size, size_t n, void *opaque)
-{
-	struct reply *r = opaque;
-	char value[256], *slash;
-
-	if (n > 5 && !strncmp(line, "HTTP/", 5)) { /* of a redirect, or the next one */
-		r->validator[0] = r->ranges[0] = 0;
-		r->has_total = false;
-	} else if (header_is(line, n, "ETag", value, sizeof(value))) {
-		if (strncmp(value, "W/", 2))
-			snprintf(r->validator, sizeof(r->validator), "%s", value);
-	} else if (header_is(line, n, "Last-Modified", value, sizeof(value))) {
-		if (!r->validator[0])
-			snprintf(r->validator, sizeof(r->validator), "%s", value);
-	} else if (header_is(line, n, "Content-Range", value, sizeof(value))) {
-		slash = strchr(value, '/');
-		r->has_total = slash && sscanf(slash + 1, "%" SCNu64, &r->total) == 1;
-	}
-	return n;
-}
-
-static void set_common(CURL *c, const char *url, struct reply *reply)
-{
-	curl_easy_setopt(c, CURLOPT_URL, url);
-	curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
-	/* What begins encrypted stays so. */
-	curl_easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR,
-			 strncasecmp(url, "https:", 6) ? "http,https" : "https");
-	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 1L);
-	curl_easy_setopt(c, CURLOPT_MAXREDIRS, (long)MAX_REDIRECTS);
-	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
-	curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-	curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)STALL_S);
-	curl_easy_setopt(c, CURLOPT_USERAGENT, "trivisor");
-	curl_easy_setopt(c, CURLOPT_NETRC, (long)CURL_NETRC_OPTIONAL);
-	curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
-	curl_easy_setopt(c, CURLOPT_WRITEDATA, reply);
-	curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
-	curl_easy_setopt(c, CURLOPT_HEADERDATA, reply);
-}
-
-static void pause_before(unsigned attempt)
-{
-	const struct timespec t = {.tv_nsec = (100 << attempt) * 1000000l % 1000000000l,
-				   .tv_sec = (100 << attempt) / 1000};
-
-	nanosleep(&t, NULL);
-}
-
-static bool may_pass(CURLcode code, long status)
-{
-	switch (code) {
-	case CURLE_OK:
-		return status == 408 || status == 429 || status >= 500;
-	case CURLE_COULDNT_CONNECT:
-	case CURLE_OPERATION_TIMEDOUT:
-	case CURLE_RECV_ERROR:
-	case CURLE_SEND_ERROR:
-	case CURLE_GOT_NOTHING:
-	case CURLE_PARTIAL_FILE:
-	case CURLE_HTTP2:
-	case CURLE_HTTP2_STREAM:
-		return true;
-	default:
-		return false;
-	}
-}
-
-/* [off, off+len) of the file into reply->to.  The HTTP status, or -errno. */
-static int get_range(CURL *c, const char *url, uint64_t off, size_t len, struct reply *reply,
-		     struct error *err)
-{
-	char range[48], words[CURL_ERROR_SIZE] = "";
-	long status = 0;
-	CURLcode code;
-
-	snprintf(range, sizeof(range), "%" PRIu64 "-%" PRIu64, off, off + len - 1);
-	set_common(c, url, reply);
-	curl_easy_setopt(c, CURLOPT_RANGE, range);
-	curl_easy_setopt(c, CURLOPT_ERRORBUFFER, words);
-	for (unsigned attempt = 0;; attempt++) {
-		reply->len = 0;
-		reply->overrun = false;
-		status = 0;
-		code = curl_easy_perform(c);
-		curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
-		if (attempt + 1 >= ATTEMPTS || !may_pass(code, status))
-			break;
-		pause_before(attempt);
-	}
-	curl_easy_setopt(c, CURLOPT_ERRORBUFFER, NULL);
-	if (code == CURLE_OK || reply->overrun)
-		return (int)status;
-	return err_set(err, EIO, "cannot read '%s': %s", url,
-		       words[0] ? words : curl_easy_strerror(code));
-}
 
 /* --- reading ------------------------------------------------------------------------------------
  */
@@ -213,26 +69,36 @@ static void give(struct http_disk *d, CURL *c)
 	pthread_mutex_unlock(&d->lock);
 }
 
+/* An answer that is no part of the file: for a reader the file is gone, not its medium. */
+static int no_part(struct http_disk *d, int status, const struct http_reply *reply, size_t len,
+		   struct error *err)
+{
+	if (status != 206 && status != 200) {
+		int r = http_status_error(&d->site, d->site.url, status, err);
+
+		return r == -EIO ? -ENOTCONN : r;
+	}
+	if (status == 206 && reply->has_total && reply->total != d->size)
+		return err_set(err, ESTALE, "'%s' has changed its size on the server", d->site.url);
+	return err_set(err, EPROTO, "'%s': status %d, %zu of %zu bytes", d->site.url, status,
+		       reply->len, len);
+}
+
 static int fetch(struct http_disk *d, uint8_t *to, size_t len, uint64_t off)
 {
-	struct reply reply = {.to = to, .cap = len};
+	struct http_reply reply = {.to = to, .cap = len};
 	struct error err = {""};
 	CURL *c = take(d);
-	int status = get_range(c, d->url, off, len, &reply, &err);
+	int r = http_get(&d->site, c, d->site.url, off, len, d->validator, &reply, &err);
 
 	give(d, c);
-	if (status < 0) {
-		log_error(&log_http, "%s", err.msg);
-		return status;
-	}
-	if (status != 206 || reply.len != len || reply.overrun ||
-	    (reply.has_total && reply.total != d->size) || strcmp(reply.validator, d->validator)) {
-		log_error(&log_http, "'%s': status %d, %zu of %zu bytes%s", d->url, status,
-			  reply.len, len,
-			  status == 206 ? "; the file has changed on the server" : "");
-		return -EIO;
-	}
-	return 0;
+	if (r == 206 && reply.len == len && !reply.overrun &&
+	    !(reply.has_total && reply.total != d->size))
+		return 0;
+	if (r >= 0)
+		r = no_part(d, r, &reply, len, &err);
+	log_error(&log_http, "%s", err.msg);
+	return r;
 }
 
 /* The place for chunk `index`: with its data, or the one used longest ago. */
@@ -337,9 +203,9 @@ static void http_free(struct http_disk *d)
 		curl_easy_cleanup(d->idle[i]);
 	for (unsigned i = 0; i < NR_CHUNKS; i++)
 		free(d->chunk[i].data);
+	http_site_fini(&d->site);
 	pthread_cond_destroy(&d->freed);
 	pthread_mutex_destroy(&d->lock);
-	free(d->url);
 	free(d);
 }
 
@@ -355,68 +221,103 @@ static const struct blk_format http_format = {
 	.readv = http_readv,
 };
 
-/* Ask for the first byte: the answer tells the size, and whether there are ranges at all. */
-static int look(struct http_disk *d, struct error *err)
+/* Ask for the first byte: the answer tells the size, and whether there are ranges at all: *whole.
+ */
+static int look(struct http_disk *d, bool *whole, struct error *err)
 {
 	uint8_t byte;
-	struct reply reply = {.to = &byte, .cap = 1};
-	int status = get_range(d->idle[0], d->url, 0, 1, &reply, err);
+	struct http_reply reply = {.to = &byte, .cap = 1};
+	const char *url = d->site.url;
+	int status = http_get(&d->site, d->idle[0], url, 0, 1, NULL, &reply, err);
 
+	*whole = false;
 	if (status < 0)
 		return status;
-	if (status == 200)
-		return err_set(err, ENOTSUP,
-			       "'%s': the server does not send parts of files; download it first",
-			       d->url);
-	if (status == 416)
-		return err_set(err, EINVAL, "'%s' is empty", d->url);
-	if (status != 206 || !reply.has_total || reply.total > INT64_MAX)
-		return err_set(err, status == 404 ? ENOENT : EIO,
-			       "cannot read '%s': the server answers with status %d", d->url,
-			       status);
+	if (status == 200 && source_is_folder_url(url) && !strncmp(reply.type, "text/html", 9))
+		return err_set(err, EISDIR,
+			       "'%s' is a folder; 'hv recover ls' shows which files are in it",
+			       url);
+	*whole = status == 200;
+	if (*whole)
+		return 0;
+	if (status != 206)
+		return http_status_error(&d->site, url, status, err);
+	if (!reply.has_total || reply.total > INT64_MAX)
+		return err_set(err, EPROTO, "'%s': the server does not say how large it is", url);
 	d->size = reply.total;
-	snprintf(d->validator, sizeof(d->validator), "%s", reply.validator);
+	memcpy(d->validator, reply.validator, sizeof(d->validator));
 	return 0;
 }
 
-static int http_start(struct http_disk *d, const char *url, struct error *err)
+static int download(struct http_disk *d, struct spool *s, struct error *err)
 {
-	d->url = strdup(url);
-	if (!d->url)
-		return err_errno(err, ENOMEM, "'%s'", url);
-	while (d->nr_idle < MAX_CONNS) {
-		CURL *c = curl_easy_init();
+	struct http_reply reply = {.spool = s, .cap = SMALL};
+	const char *url = d->site.url;
+	int status = http_get(&d->site, d->idle[0], url, 0, 0, NULL, &reply, err);
 
-		if (!c)
-			return err_set(err, ENOMEM, "'%s': out of memory", url);
-		d->idle[d->nr_idle++] = c;
-	}
-	return look(d, err);
+	if (status < 0)
+		return status;
+	if (status != 200)
+		return http_status_error(&d->site, url, status, err);
+	if (reply.overrun)
+		return err_set(err, ENOTSUP,
+			       "'%s': the server does not send parts of files, and this one has "
+			       "more than %d MiB; download it first",
+			       url, (int)(SMALL / MiB));
+	return reply.len ? 0 : err_set(err, EINVAL, "'%s' is empty", url);
 }
 
-static void curl_begin(void)
+static int take_whole(struct http_disk *d, unsigned flags, struct blk **file, struct error *err)
 {
-	curl_global_init(CURL_GLOBAL_DEFAULT);
+	struct spool *s;
+	int r = spool_create(&s, err);
+
+	if (r < 0)
+		return r;
+	r = download(d, s, err);
+	if (r < 0) {
+		spool_destroy(s);
+		return r;
+	}
+	return spool_finish(s, flags, file, err);
+}
+
+static int http_start(struct http_disk *d, const char *url, const struct blk_remote_opts *remote,
+		      struct error *err)
+{
+	int r = http_site_init(&d->site, url, remote, err);
+
+	while (r == 0 && d->nr_idle < MAX_CONNS) {
+		CURL *c = http_handle_new(&d->site);
+
+		if (!c)
+			return err_errno(err, ENOMEM, "'%s'", url);
+		d->idle[d->nr_idle++] = c;
+	}
+	return r;
 }
 
 static int http_open(struct blk **file, const char *name, unsigned flags,
 		     const struct blk_open_opts *opts, struct error *err)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct http_disk *d = calloc(1, sizeof(*d));
 	struct blk_info info = {.block_size = 512};
+	bool whole = false;
 	int r;
 
 	if (!d)
 		return err_errno(err, ENOMEM, "'%s'", name);
-	pthread_once(&once, curl_begin);
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_cond_init(&d->freed, NULL);
-	r = http_start(d, name, err);
-	info.size = d->size;
+	r = http_start(d, name, opts ? opts->remote : NULL, err);
 	if (r == 0)
+		r = look(d, &whole, err);
+	info.size = d->size;
+	if (r == 0 && whole)
+		r = take_whole(d, flags, file, err);
+	else if (r == 0)
 		r = blk_wrap(file, &http_format, d, &info, flags, err);
-	if (r < 0)
+	if (r < 0 || whole)
 		http_free(d);
 	return r;
 }
@@ -424,4 +325,6 @@ static int http_open(struct blk **file, const char *name, unsigned flags,
 const struct blk_source source_http = {
 	.scheme = "http", .help = "http://HOST/PATH: a file on a web server", .open = http_open};
 const struct blk_source source_https = {
-	.scheme = "https", .help = "https://HOST/PATH: the same over TLS", .open = http_open};
+	.scheme = "https",
+	.help = "https://[USER@]HOST/PATH: the same over TLS; also an ESXi host's /folder/...",
+	.open = http_open};
