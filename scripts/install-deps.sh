@@ -5,7 +5,7 @@
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config python3 libslirp-dev libglib2.0-dev \
- libdeflate-dev libbz2-dev libsqlite3-dev libzstd-dev libjansson-dev libssl-dev libnbd-dev libcurl4-openssl-dev libarchive-dev libxml2-dev libfuse3-dev nbdkit-plugin-dev libseccomp-dev"
+ libdeflate-dev libbz2-dev libsqlite3-dev libzstd-dev libjansson-dev libssl-dev libnbd-dev libcurl4-openssl-dev libarchive-dev libxml2-dev libfuse3-dev nbdkit-plugin-dev libseccomp-dev libtsk-dev libfsxfs-dev libbfio-dev"
 # the oracles and peers of the tests; a test skips when its one is absent
 check="clang-14 clang-format-14 libclang-rt-14-dev libzydis-dev busybox-static cpio xz-utils kmod e2fsprogs \
  libvhdi-utils libvmdk-utils libqcow-utils xfsprogs acpica-tools qemu-utils qemu-system-x86 procps nbdkit libnbd-bin fuse3 openssh-client openssh-server gddrescue openssl"

@@ -133,6 +133,18 @@ int disk_cli_option(struct disk_cli *cli, int c)
 		cli->open.secret = secret_from_file;
 		cli->open.opaque = cli;
 		return 1;
+	case DISK_OPT_PASSWORD:
+		cli->remote.password_file = optarg;
+		cli->open.remote = &cli->remote;
+		return 1;
+	case DISK_OPT_CACERT:
+		cli->remote.ca_file = optarg;
+		cli->open.remote = &cli->remote;
+		return 1;
+	case DISK_OPT_PIN:
+		cli->remote.pin = optarg;
+		cli->open.remote = &cli->remote;
+		return 1;
 	case DISK_OPT_ALLOW_REF:
 		if (cli->open.nr_allow_ref == DISK_MAX_ALLOW) {
 			disk_usage(cli, "more than %d --allow-ref", DISK_MAX_ALLOW);

@@ -30,6 +30,7 @@ enum { DISK_MAX_ALLOW = 32, DISK_MAX_KV = 64 };
 struct disk_cli {
 	const char *command;
 	struct blk_open_opts open;
+	struct blk_remote_opts remote; /* of open */
 	const char *allow[DISK_MAX_ALLOW];
 	const char *secret_file;
 	unsigned flags; /* BLK_* for every image: -U */
@@ -38,7 +39,10 @@ struct disk_cli {
 };
 
 // clang-format off
-enum { DISK_OPT_ALLOW_REF = 1000, DISK_OPT_SECRET, DISK_OPT_JSON, DISK_OPT_OUTPUT, DISK_OPT_OWN };
+enum {
+	DISK_OPT_ALLOW_REF = 1000, DISK_OPT_SECRET, DISK_OPT_JSON, DISK_OPT_OUTPUT,
+	DISK_OPT_PASSWORD, DISK_OPT_CACERT, DISK_OPT_PIN, DISK_OPT_OWN,
+};
 #define DISK_COMMON_LETTERS "hqU"
 #define DISK_COMMON_OPTIONS                                                                        \
 	{"help", no_argument, NULL, 'h'},                                                          \
@@ -46,11 +50,16 @@ enum { DISK_OPT_ALLOW_REF = 1000, DISK_OPT_SECRET, DISK_OPT_JSON, DISK_OPT_OUTPU
 	{"force-share", no_argument, NULL, 'U'},                                                   \
 	{"allow-ref", required_argument, NULL, DISK_OPT_ALLOW_REF},                                \
 	{"secret", required_argument, NULL, DISK_OPT_SECRET},                                      \
+	{"password-file", required_argument, NULL, DISK_OPT_PASSWORD},                             \
+	{"cacert", required_argument, NULL, DISK_OPT_CACERT},                                      \
+	{"pin", required_argument, NULL, DISK_OPT_PIN},                                            \
 	{"json", no_argument, NULL, DISK_OPT_JSON},                                                \
 	{"output", required_argument, NULL, DISK_OPT_OUTPUT}
 #define DISK_COMMON_HELP                                                                           \
 	"  --allow-ref DIR     files that images name may also lie under DIR\n"                    \
 	"  --secret FILE       the passphrase of encrypted images is in FILE\n"                    \
+	"  --password-file FILE, --cacert FILE, --pin KEY\n"                                       \
+	"                      for https://USER@HOST/...: hv-disk(1), SOURCES\n"                  \
 	"  -U, --force-share   do not mind that others use the image\n"                            \
 	"  -q, --quiet         say nothing but errors\n"                                           \
 	"  --json              print JSON\n"                                                       \

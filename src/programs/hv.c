@@ -13,6 +13,7 @@ static const struct hv_command commands[] = {
 	{"run", "start a VM in the foreground", cmd_run},
 	{"control", "ask a running VM: pause, save, reset, ...", cmd_control},
 	{"disk", "make, convert and look at disk images", cmd_disk},
+	{"recover", "get files and VMs out of VMFS datastores, damaged ones too", cmd_recover},
 	{"cpu", "list CPU models and features", cmd_cpu},
 	{"doctor", "explain the state of this host and what to do", cmd_doctor},
 };

@@ -24,6 +24,10 @@ int cmd_control(int argc, char **argv);
 int cmd_cpu(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_recover(int argc, char **argv);
+
+/* Become the program `name` of ours; returns, with an exit status, only when that cannot be. */
+int run_helper(const char *command, const char *name, char **argv);
 
 /* "hv run: MESSAGE" on standard error; returns HV_EXIT_USAGE with a hint at --help. */
 int usage_error(const char *command, const char *fmt, ...) PRINTF_LIKE(2, 3);
