@@ -40,8 +40,9 @@ struct hpet_timer {
 	unsigned n;
 	uint64_t config; /* writable bits */
 	uint64_t comparator, period;
-	uint64_t fsb; /* address << 32 | data */
-	bool set_value;
+	uint64_t start;           /* of a periodic timer: the comparator that T_SET_VALUE gave it */
+	uint64_t fsb;             /* address << 32 | data */
+	bool set_value, starting; /* starting: the period is still to be written */
 	bool armed;
 	uint64_t deadline_ns;
 	struct vtimer timer;
@@ -100,6 +101,23 @@ static void hpet_timer_arm(struct hpet_timer *t)
 	at += MIN(hpet_ticks_to_match(t, h->counter + at), (uint64_t)INT64_MAX / 16);
 	t->deadline_ns = h->origin_ns + ticks_to_ns(at, HPET_HZ);
 	vtimer_arm(&t->timer, t->deadline_ns);
+}
+
+/* A guest reads the counter, adds to it and writes the comparator.  On hardware that takes less
+ * than a microsecond; here the host may stop the CPU in between until the moment has passed, and
+ * the next match is 43 seconds away with 32 bits.  What has just been passed is due at once. */
+static void hpet_timer_arm_written(struct hpet_timer *t)
+{
+	struct hpet *h = t->hpet;
+	uint64_t now = vclock_now_ns(h->cfg.clock), counter = hpet_counter_at(h, now);
+
+	hpet_timer_arm(t);
+	if (hpet_timer_is_32(t))
+		counter = (uint32_t)counter;
+	if (!t->armed || t->comparator > counter || counter - t->comparator >= BIT(31))
+		return;
+	t->deadline_ns = now;
+	vtimer_arm(&t->timer, now);
 }
 
 static void hpet_arm_all(struct hpet *h)
@@ -275,6 +293,7 @@ static void hpet_write_counter(struct hpet *h, uint64_t v)
 static void hpet_timer_write_config(struct hpet_timer *t, uint64_t v)
 {
 	t->config = v & T_WRITABLE;
+	t->starting = false;
 	t->set_value = (v & T_SET_VALUE) && (v & T_PERIODIC);
 	if (hpet_timer_is_32(t)) {
 		t->comparator = (uint32_t)t->comparator;
@@ -287,17 +306,21 @@ static void hpet_timer_write_config(struct hpet_timer *t, uint64_t v)
 }
 
 /* A periodic timer has two numbers behind one register: after T_SET_VALUE the next write is the
- * comparator too, and not the period alone. */
+ * comparator too, and not the period alone.  Should it match before the true period is written, it
+ * has moved on by a number that is none. */
 static void hpet_timer_write_comparator(struct hpet_timer *t, uint64_t v)
 {
 	if (hpet_timer_is_32(t))
 		v = (uint32_t)v;
 	if (!(t->config & T_PERIODIC) || t->set_value)
-		t->comparator = v;
+		t->comparator = t->start = v;
+	else if (t->starting)
+		t->comparator = t->start;
 	if (t->config & T_PERIODIC)
 		t->period = v;
+	t->starting = t->set_value;
 	t->set_value = false;
-	hpet_timer_arm(t);
+	hpet_timer_arm_written(t);
 }
 
 static void hpet_timer_write(struct hpet_timer *t, unsigned reg, uint64_t v)
@@ -380,7 +403,7 @@ void hpet_reset(struct hpet *h)
 
 		t->config = t->period = t->fsb = 0;
 		t->comparator = ~0ull;
-		t->set_value = false;
+		t->set_value = t->starting = false;
 	}
 	hpet_update_lines(h);
 	hpet_arm_all(h);

@@ -561,6 +561,45 @@ TEST(hpet_level_interrupt_stays_until_status_is_written)
 	board_stop(&b);
 }
 
+/* A vCPU that its host stops between reading the counter and writing the comparator. */
+TEST(hpet_comparator_written_too_late_is_due_at_once)
+{
+	struct board b;
+
+	board_start(&b, 1, 16 * MiB);
+	hpet_put(&b, 0x10, 1);
+	hpet_put(&b, T2 + CONFIG, 20 << 9 | 1 << 8 | 1 << 2 | 1 << 1);
+	board_advance(&b, 10 * MS); /* to 1000000 */
+	hpet_put(&b, T2 + COMPARATOR, 999000);
+	board_advance(&b, 1);
+	CHECK_EQ(4, hpet_get(&b, 0x20));
+	hpet_put(&b, 0x20, 4);
+	board_advance(&b, 1000 * MS);
+	CHECK_EQ(0, hpet_get(&b, 0x20)); /* once */
+	board_stop(&b);
+}
+
+/* The same of a periodic timer, stopped before the comparator is written, and before the period. */
+TEST(hpet_periodic_started_too_late_keeps_its_period)
+{
+	struct board b;
+
+	board_start(&b, 1, 16 * MiB);
+	hpet_put(&b, 0x10, 1);
+	board_advance(&b, 10 * MS);
+	hpet_put(&b, T2 + CONFIG, 20 << 9 | 1 << 8 | 1 << 6 | 1 << 3 | 1 << 2 | 1 << 1);
+	hpet_put(&b, T2 + COMPARATOR, 999000);
+	board_advance(&b, MS);
+	CHECK_EQ(4, hpet_get(&b, 0x20));
+	hpet_put(&b, T2 + COMPARATOR, 400000); /* 4 ms */
+	for (unsigned i = 0; i < 5; i++) {
+		board_advance(&b, 4 * MS);
+		CHECK_EQ(4, hpet_get(&b, 0x20));
+		hpet_put(&b, 0x20, 4);
+	}
+	board_stop(&b);
+}
+
 TEST(hpet_periodic_in_legacy_mode_replaces_the_pit)
 {
 	struct board b;
