@@ -2,7 +2,7 @@
  * nbdkit.
  *
  *   nbdkit hv-nbdkit-plugin.so image=FILE [format=FMT] [allow-ref=DIR]... [snapshot=NAME]
- *          [secret=FILE] [writable=true]
+ *          [secret=FILE] [password-file=FILE] [cacert=FILE] [pin=KEY] [writable=true]
  *
  * nbdkit speaks the protocol; all connections see one disk and what one flushes all have flushed.
  * Opened before nbdkit goes to the background, so that what is wrong is said on the terminal;
@@ -25,7 +25,7 @@
 enum { MAX_REFS = 16, PREFERRED_IO = 64 * KiB, MAX_IO = 32 * MiB };
 
 static struct {
-	char *image, *format, *snapshot, *secret;
+	char *image, *format, *snapshot, *secret, *password_file, *cacert, *pin;
 	char *ref[MAX_REFS];
 	unsigned nr_refs;
 	bool writable;
@@ -53,6 +53,12 @@ static int plugin_config(const char *key, const char *value)
 		return set_text(&disk.snapshot, value);
 	if (!strcmp(key, "secret"))
 		return set_text(&disk.secret, value);
+	if (!strcmp(key, "password-file"))
+		return set_text(&disk.password_file, value);
+	if (!strcmp(key, "cacert"))
+		return set_text(&disk.cacert, value);
+	if (!strcmp(key, "pin"))
+		return set_text(&disk.pin, value);
 	if (!strcmp(key, "allow-ref") && disk.nr_refs < MAX_REFS)
 		return set_text(&disk.ref[disk.nr_refs++], value);
 	if (!strcmp(key, "writable")) {
@@ -87,10 +93,13 @@ static int read_secret(void *opaque, const char *path, char *buf, size_t cap)
 
 static int plugin_get_ready(void)
 {
+	const struct blk_remote_opts remote = {
+		.password_file = disk.password_file, .ca_file = disk.cacert, .pin = disk.pin};
 	const struct blk_open_opts opts = {.secret = disk.secret ? read_secret : NULL,
 					   .allow_ref = (const char *const *)disk.ref,
 					   .nr_allow_ref = disk.nr_refs,
-					   .snapshot = disk.snapshot};
+					   .snapshot = disk.snapshot,
+					   .remote = &remote};
 	unsigned flags = BLK_NO_POOL | (disk.writable ? 0 : BLK_READONLY);
 	struct error err;
 
@@ -108,6 +117,9 @@ static void plugin_unload(void)
 	free(disk.format);
 	free(disk.snapshot);
 	free(disk.secret);
+	free(disk.password_file);
+	free(disk.cacert);
+	free(disk.pin);
 	for (unsigned i = 0; i < disk.nr_refs; i++)
 		free(disk.ref[i]);
 }
@@ -222,6 +234,7 @@ static struct nbdkit_plugin plugin = {
 		       "format=FMT        its format; without it, guessed when read-only\n"
 		       "allow-ref=DIR     where files may lie that the image names\n"
 		       "secret=FILE       the passphrase of an encrypted image is in FILE\n"
+		       "password-file=FILE, cacert=FILE, pin=KEY: for https://USER@HOST/...\n"
 		       "snapshot=NAME     show this internal snapshot\n"
 		       "writable=true     let clients write",
 	.magic_config_key = "image",

@@ -128,6 +128,12 @@ static void make_args(const struct disk_cli *cli, const struct serve *s, const c
 		arg_value(a, "allow-ref", cli->allow[i]);
 	if (cli->secret_file)
 		arg_value(a, "secret", cli->secret_file);
+	if (cli->remote.password_file)
+		arg_value(a, "password-file", cli->remote.password_file);
+	if (cli->remote.ca_file)
+		arg_value(a, "cacert", cli->remote.ca_file);
+	if (cli->remote.pin)
+		arg_value(a, "pin", cli->remote.pin);
 }
 
 /* What cannot be opened is said here, in our words, before nbdkit begins.  *packed: what to serve
