@@ -263,15 +263,6 @@ static bool take_interrupt(struct cpu *cpu, uint32_t ev)
 	return true;
 }
 
-static inline bool wants_attention(const struct cpu *cpu)
-{
-	uint32_t ev = atomic_load_explicit(&cpu->events, memory_order_relaxed);
-
-	if (!(cpu->rflags & RFLAGS_IF))
-		ev &= ~(uint32_t)CPU_EV_INTR;
-	return ev || cpu->int_shadow || cpu->halted || debug_careful(cpu);
-}
-
 /* Something wants attention: do one thing about it, or run on if nothing can be done now.
  * In order of SDM 3A "Priority Among Concurrent Events", but kicks.  True: leave the loop. */
 static bool attend(struct cpu *cpu)
@@ -334,7 +325,7 @@ static __attribute__((noinline, hot)) void run_fast(struct cpu *cpu)
 	struct block *b = cpu->blocks->entry;
 	uint64_t next = 0; /* where b falls through to */
 
-	while (likely(!wants_attention(cpu))) {
+	while (likely(!run_wants_attention(cpu))) {
 		b = block_follow(cpu, &b->link[cpu->rip != next]);
 		next = cpu->rip + b->len;
 		run_insns(cpu, b->insns, b->nr);
@@ -344,7 +335,7 @@ static __attribute__((noinline, hot)) void run_fast(struct cpu *cpu)
 /* The same with translated code, where there is some. */
 static __attribute__((noinline, hot)) void run_translated(struct cpu *cpu)
 {
-	while (likely(!wants_attention(cpu))) {
+	while (likely(!run_wants_attention(cpu))) {
 		struct block *b = block_lookup(cpu);
 		struct xblock *xb = xlat_lookup(cpu, b);
 

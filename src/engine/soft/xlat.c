@@ -1,6 +1,7 @@
 /* engine/soft/xlat.c - one decoded block into host code, and running it. */
 #include "engine/soft/xlat_int.h"
 
+#include "engine/soft/run.h"
 #include "engine/soft/vec_int.h"
 
 #include <asm/prctl.h>
@@ -276,12 +277,11 @@ struct xblock *xlat_block_of(const struct xsite *s)
 				 offsetof(struct xblock, site));
 }
 
-/* Called by translated code.  Nonzero: do not go back there. */
-uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
+/* Have it interpreted, with cpu->run_end and rip saying how that went. */
+static struct xblock *interpret(struct cpu *cpu, const struct xsite *s)
 {
 	struct xblock *xb = xlat_block_of(s);
 	const struct insn *in = &xb->b->insns[s->index];
-	uint64_t next = xb->lin + s->next;
 	bool live = cpu->vec_live;
 
 	if (VEC_EAGER_RELEASE)
@@ -289,7 +289,7 @@ uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
 	cpu->stats.interp_calls++;
 	if (xb->uses_x87)
 		xlat_x87_settle(cpu, xb, s->index);
-	cpu->rip = next;
+	cpu->rip = xb->lin + s->next;
 	cpu->in = in;
 	cpu->run_first = in;
 	cpu->run_end = in + 1;
@@ -299,12 +299,47 @@ uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
 	if (live || xb->uses_vec) /* what follows in the block does not ask again */
 		vec_load(cpu);
 	xlat_settle(cpu);
-	if (likely(cpu->run_end && cpu->rip == next && !xb->dead)) {
-		cpu->xl_left = 0;
-		return 0;
-	}
+	return xb;
+}
+
+/* What follows in the block is not run now. */
+static void uncount(struct cpu *cpu)
+{
 	if (cpu->xl_left)
 		cpu->stats.insns -= cpu->xl_left - 1;
 	cpu->xl_left = 0;
+}
+
+/* Called by translated code.  Nonzero: do not go back there. */
+uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s)
+{
+	const struct xblock *xb = interpret(cpu, s);
+
+	if (likely(cpu->run_end && cpu->rip == xb->lin + s->next && !xb->dead)) {
+		cpu->xl_left = 0;
+		return 0;
+	}
+	uncount(cpu);
 	return 1;
+}
+
+/* The translation at rip, if the run loop would do nothing but go there. */
+static const void *onward(const struct cpu *cpu)
+{
+	const struct xlat *x = cpu->xlat;
+	const struct xlat_jump *j = xlat_jump_at(x, cpu->rip);
+
+	if (j->lin != cpu->rip || run_wants_attention(cpu) || cpu->mode != INSN_MODE_64 ||
+	    x->key != xlat_key(cpu) || x->cfg.lockstep)
+		return NULL;
+	return j->code;
+}
+
+/* Called by translated code, which does not go on after the instruction by itself.  Where it does
+ * go on; NULL: in the run loop. */
+const void *xlat_interp_last(struct cpu *cpu, const struct xsite *s)
+{
+	interpret(cpu, s);
+	uncount(cpu);
+	return likely(cpu->run_end) ? onward(cpu) : NULL;
 }

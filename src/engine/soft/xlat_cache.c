@@ -322,6 +322,11 @@ static unsigned jump_index(uint64_t lin)
 	return (l ^ l >> 6) % XLAT_JUMP_ENTRIES;
 }
 
+const struct xlat_jump *xlat_jump_at(const struct xlat *x, uint64_t lin)
+{
+	return &x->jump[jump_index(lin)];
+}
+
 void xlat_jump_set(struct xlat *x, struct xblock *xb)
 {
 	x->jump[jump_index(xb->lin)] = (struct xlat_jump){xb->lin, x_rx(x, xb->guarded)};

@@ -394,3 +394,6 @@ void xlat_link(struct xlat *x, struct xexit *from, struct xblock *to);
 bool xlat_gs_is_quick(void);       /* WRGSBASE can be used */
 void xlat_settle(struct cpu *cpu); /* GS base and event mask as cpu says */
 uint64_t xlat_interp_one(struct cpu *cpu, const struct xsite *s);
+const void *xlat_interp_last(struct cpu *cpu, const struct xsite *s);
+/* The entry of the jump table for lin, be it there or not. */
+const struct xlat_jump *xlat_jump_at(const struct xlat *x, uint64_t lin);

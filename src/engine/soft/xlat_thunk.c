@@ -6,7 +6,8 @@
  *   leave       T0 = struct xexit *: stores the guest's registers, returns it to enter's caller
  *   interp      called with T0 = struct xsite *: stores the guest's registers, has the instruction
  *               interpreted, loads them again and returns; or leaves, if C says so
- *   interp_end  jumped to likewise; always leaves
+ *   interp_end  jumped to likewise; goes on wherever that leads, with an empty stack of calls, or
+ *               leaves
  *
  * C unwinds through interp by a long jump when the instruction faults: everything the guest owns is
  * in struct cpu then. */
@@ -137,8 +138,8 @@ static void emit_leave_found(struct xgen *g)
 	emit_leave(g);
 }
 
-/* rax = xlat_interp_one(cpu, T0).  RBX: the stack pointer, which C wants aligned. */
-static void call_interp(struct xgen *g)
+/* rax = function(cpu, T0).  RBX: the stack pointer, which C wants aligned. */
+static void call_interp(struct xgen *g, uintptr_t function)
 {
 	const struct xmem cpu = {.base = H_RIP, .index = H_NONE, .abs = g->cpu};
 
@@ -147,7 +148,7 @@ static void call_interp(struct xgen *g)
 	x_mov(g, H_RSI, T0);
 	x_mov(g, H_RBX, H_RSP);
 	x_alu_imm(g, X_AND, H_RSP, -16, true);
-	x_mov_imm(g, H_RAX, (uintptr_t)xlat_interp_one);
+	x_mov_imm(g, H_RAX, function);
 	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0xff}, 2, H_RAX);
 	x_mov(g, H_RSP, H_RBX);
 }
@@ -156,7 +157,7 @@ static void emit_interp(struct xgen *g)
 {
 	uint32_t stop;
 
-	call_interp(g);
+	call_interp(g, (uintptr_t)xlat_interp_one);
 	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x85, .w = true}, H_RAX, H_RAX);
 	stop = x_jcc(g, CC_NZ);
 	load_guest(g);
@@ -168,8 +169,17 @@ static void emit_interp(struct xgen *g)
 
 static void emit_interp_end(struct xgen *g)
 {
-	call_interp(g);
-	op_rr(g, 0x31, H_RAX, H_RAX);
+	const struct xmem sp = XMEM_CPU(g, xl_host_rsp);
+	uint32_t stop;
+
+	call_interp(g, (uintptr_t)xlat_interp_last);
+	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x85, .w = true}, H_RAX, H_RAX);
+	stop = x_jcc(g, CC_Z);
+	x_load(g, H_RSP, &sp);
+	x_mov(g, T1, H_RAX);
+	load_guest(g);
+	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0xff}, 4, T1); /* jmp t1 */
+	x_patch(g->x, stop, x_offset(g));
 	emit_return(g);
 }
 
