@@ -86,12 +86,26 @@ struct engine_vm_config {
 	unsigned nr_cpus;
 	const struct cpu_model *model; /* borrowed; engine/cpu_model.h */
 	const char *options; /* what followed the comma in --engine soft,tier=interp; or "" */
+	bool sample;         /* see where the time goes: engine_stats.samples */
 };
 
 struct engine_debug {
 	uint32_t intercept; /* bit n: exception n leaves run with EXIT_DEBUG instead of delivery */
 	bool single_step;   /* leave after each instruction, vector 1 */
 };
+
+/* What a CPU's thread does with its CPU time. */
+enum engine_time {
+	ENGINE_TIME_TRANSLATED,  /* translated code */
+	ENGINE_TIME_SLOW,        /* one instruction for translated code: slow paths, no template */
+	ENGINE_TIME_INTERPRETED, /* instructions in the interpreter */
+	ENGINE_TIME_TRANSLATION, /* decoding, translating */
+	ENGINE_TIME_DEVICE,      /* devices, called by the CPU */
+	ENGINE_TIME_REST,        /* looking up, interrupts and exceptions, being woken */
+	ENGINE_TIMES,
+};
+
+enum { ENGINE_SAMPLES_PER_S = 1000 }; /* of CPU time */
 
 struct engine_stats {
 	uint64_t insns; /* guest instructions retired */
@@ -104,6 +118,11 @@ struct engine_stats {
 	 * from block to block made direct, times all were given up for room, single instructions
 	 * left to the interpreter, times translated code was entered. */
 	uint64_t blocks_translated, xblocks_dropped, links, evictions, interp_calls, entries;
+	uint64_t
+		slow_paths; /* of interp_calls: those with a template, whose quick way did not do */
+	uint64_t operands;  /* memory operands met in translated code, where insns are counted */
+	uint64_t samples[ENGINE_TIMES];
+	bool counted;      /* insns are all, and operands */
 	uint64_t compared; /* lockstep: instructions that came out the same both ways */
 };
 

@@ -7,17 +7,24 @@
 
 #include <stdio.h>
 
+static unsigned long long percent(uint64_t part, uint64_t all)
+{
+	return all ? (part * 100 + all / 2) / all : 0;
+}
+
 static void print_stats(const struct vm_result *r)
 {
 	const struct engine_stats *s = &r->stats;
 	double seconds = r->run_ns / 1e9;
 
+	if (s->counted)
+		fprintf(stderr, "stats: %.1f s, %llu instructions, %.0f million/s\n", seconds,
+			(unsigned long long)s->insns, s->insns / seconds / 1e6);
+	else
+		fprintf(stderr, "stats: %.1f s\n", seconds);
 	fprintf(stderr,
-		"stats: %.1f s, %llu instructions, %.0f million/s; %llu blocks decoded, "
-		"%llu dropped by writes\n"
-		"stats: %llu TLB fills, %llu MMIO and %llu port accesses, %llu interrupts, "
-		"%llu exceptions\n",
-		seconds, (unsigned long long)s->insns, s->insns / seconds / 1e6,
+		"stats: %llu blocks decoded, %llu dropped by writes; %llu TLB fills; %llu MMIO and "
+		"%llu port accesses, %llu interrupts, %llu exceptions\n",
 		(unsigned long long)s->blocks_decoded, (unsigned long long)s->smc_hits,
 		(unsigned long long)s->tlb_fills, (unsigned long long)s->exits_mmio,
 		(unsigned long long)s->exits_pio, (unsigned long long)s->interrupts,
@@ -31,14 +38,43 @@ static void print_translator_stats(const struct engine_stats *s)
 		return;
 	fprintf(stderr,
 		"stats: %llu blocks translated, %llu dropped, %llu links, %llu times all were "
-		"given "
-		"up; %llu entries, %llu instructions interpreted\n",
+		"given up; %llu entries, %llu slow paths, %llu instructions interpreted\n",
 		(unsigned long long)s->blocks_translated, (unsigned long long)s->xblocks_dropped,
 		(unsigned long long)s->links, (unsigned long long)s->evictions - 1,
-		(unsigned long long)s->entries, (unsigned long long)s->interp_calls);
+		(unsigned long long)s->entries, (unsigned long long)s->slow_paths,
+		(unsigned long long)(s->interp_calls - s->slow_paths));
+	if (s->counted && s->operands >= s->slow_paths)
+		fprintf(stderr,
+			"stats: %llu memory operands in translated code, %.3f %% TLB hits\n",
+			(unsigned long long)s->operands,
+			s->operands ? 100 - s->slow_paths * 100.0 / s->operands : 0);
 	if (s->compared)
 		fprintf(stderr, "stats: %llu instructions compared\n",
 			(unsigned long long)s->compared);
+}
+
+/* Where the CPUs' threads were seen; nothing from an engine that does not look. */
+static void print_time(const struct engine_stats *s)
+{
+	static const char *const names[ENGINE_TIMES] = {
+		[ENGINE_TIME_TRANSLATED] = "in translated code",
+		[ENGINE_TIME_SLOW] = "single instructions for it",
+		[ENGINE_TIME_INTERPRETED] = "interpreter",
+		[ENGINE_TIME_TRANSLATION] = "decoding and translating",
+		[ENGINE_TIME_DEVICE] = "devices",
+		[ENGINE_TIME_REST] = "the rest",
+	};
+	uint64_t all = 0;
+
+	for (unsigned t = 0; t < ENGINE_TIMES; t++)
+		all += s->samples[t];
+	if (!all)
+		return;
+	fprintf(stderr, "stats: %.2f s of CPU time:", (double)all / ENGINE_SAMPLES_PER_S);
+	for (unsigned t = 0; t < ENGINE_TIMES; t++)
+		fprintf(stderr, "%s %llu %% %s", t ? "," : "", percent(s->samples[t], all),
+			names[t]);
+	fprintf(stderr, "\n");
 }
 
 static int exit_status(const struct vm_result *r)
@@ -91,6 +127,7 @@ static int run_vm(struct run_options *o)
 	if (o->stats) {
 		print_stats(&res);
 		print_translator_stats(&res.stats);
+		print_time(&res.stats);
 	}
 	return exit_status(&res);
 }

@@ -465,6 +465,7 @@ static int parse_option(struct run_options *o, int c, char *arg)
 		return 0;
 	case OPT_STATS:
 		o->stats = true;
+		o->vm.sample = true;
 		return 0;
 	case OPT_CONTROL:
 		return parse_control(o, arg);

@@ -320,6 +320,7 @@ static int vm_create_cpus(struct vm *vm, struct error *err)
 		.nr_cpus = vm->cfg.cpus,
 		.model = &vm->model,
 		.options = vm->cfg.engine_options,
+		.sample = vm->cfg.sample,
 	};
 	int r = vm->engine->vm_create(&vm->evm, &cfg, err);
 
@@ -451,6 +452,11 @@ static void vm_sum_stats(struct vm *vm)
 		sum->evictions += one.evictions;
 		sum->interp_calls += one.interp_calls;
 		sum->entries += one.entries;
+		sum->slow_paths += one.slow_paths;
+		sum->operands += one.operands;
+		sum->counted = one.counted;
+		for (unsigned t = 0; t < ENGINE_TIMES; t++)
+			sum->samples[t] += one.samples[t];
 		sum->compared += one.compared;
 	}
 }

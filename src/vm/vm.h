@@ -77,6 +77,7 @@ struct vm_config {
 	bool testdev;   /* devices/debug/testdev.h */
 	bool debugcon;  /* port 0xE9 writes to standard output */
 	bool no_reboot; /* a guest reset ends the run like a power-off */
+	bool sample;    /* see what the CPUs do with their time: vm_result.stats.samples */
 	unsigned timeout_s;
 
 	/* Go on from here (vm/save.h) instead of loading a kernel; what the guest saw of the board

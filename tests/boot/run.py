@@ -88,7 +88,10 @@ def cpus():
 # --- Linux ---------------------------------------------------------------------------------------
 
 def case_boot(kernel='vmlinux'):
-    expect_end(Guest('test=none', kernel, crypto_tests=kernel != 'vmlinux'), f'INIT-OK cpus={cpus()} ')
+    g = Guest('test=none', kernel, crypto_tests=kernel != 'vmlinux')
+    expect_end(g, f'INIT-OK cpus={cpus()} ')
+    if '--engine' in options and options[options.index('--engine') + 1].startswith('soft'):
+        ok('--stats tells where the CPU time went', ' s of CPU time: ' in g.said, g.said)
 
 
 def case_lockstep():

@@ -286,7 +286,10 @@ def cpu_list_speaks_json():
 
 @test
 def stats_count_instructions():
-    says('instructions', boot(EXIT_5, '--exit-port', '0xf4', '--stats').stderr)
+    for engine in 'soft', 'soft,tier=interp', 'soft,count':
+        said = boot(EXIT_5, '--exit-port', '0xf4', '--stats', '--engine', engine).stderr
+        says('blocks decoded', said)
+        assert ('million/s' in said) == (engine != 'soft'), said
 
 
 print(f'1..{len(tests)}')

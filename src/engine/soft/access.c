@@ -130,20 +130,27 @@ static void note_data(struct cpu *cpu, gva_t lin, unsigned size, bool write)
 
 static uint64_t mmio_load(struct cpu *cpu, gpa_t gpa, unsigned size)
 {
+	uint8_t doing = cpu->doing;
 	uint64_t v;
 
 	vec_release(cpu);
 	cpu->stats.exits_mmio++;
+	cpu->doing = CPU_DOING_DEVICE;
 	v = cpu->ops->mmio_read(cpu->opaque, gpa, size);
+	cpu->doing = doing;
 	cpu_notice_events(cpu);
 	return v;
 }
 
 static void mmio_store(struct cpu *cpu, gpa_t gpa, unsigned size, uint64_t v)
 {
+	uint8_t doing = cpu->doing;
+
 	vec_release(cpu);
 	cpu->stats.exits_mmio++;
+	cpu->doing = CPU_DOING_DEVICE;
 	cpu->ops->mmio_write(cpu->opaque, gpa, v, size);
+	cpu->doing = doing;
 	cpu_notice_events(cpu);
 }
 

@@ -602,7 +602,9 @@ struct block *block_lookup_slow(struct cpu *cpu, gva_t lin)
 		return block_once(cpu, lin);
 	b = block_find(cpu, lin, hva);
 	while (!b) {
+		cpu->doing = CPU_DOING_TRANSLATION;
 		b = block_decode(cpu, lin, hva);
+		cpu->doing = CPU_DOING_REST;
 		if (!b)
 			return block_once(cpu, lin);
 		if (block_validate(cpu, b))

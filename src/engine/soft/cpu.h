@@ -24,6 +24,7 @@
 #include "mem/mem.h"
 
 #include <stdatomic.h>
+#include <time.h>
 
 /* --- software TLB ------------------------------------------------------------------------------
  * One struct tlb per (access class x address-space slot).  An entry matches when
@@ -117,6 +118,9 @@ struct mmu;
 struct soft_vm;
 struct vec_state;
 
+/* What the engine's own code is about, where RIP and cpu->in do not tell: sample.h. */
+enum cpu_doing { CPU_DOING_REST, CPU_DOING_SLOW, CPU_DOING_TRANSLATION, CPU_DOING_DEVICE };
+
 struct cpu {
 	/* Reached by 16-bit offsets from struct insn: keep at the start. */
 	uint64_t gpr[X86_NR_GPR];
@@ -197,6 +201,9 @@ struct cpu {
 	void *opaque;
 	struct engine_debug debug;
 	struct engine_stats stats;
+	uint8_t doing; /* enum cpu_doing */
+	bool has_sampler;
+	timer_t sampler;
 
 	/* Debug registers, condensed: debug.h */
 	uint8_t dbg_exec, dbg_data, dbg_io; /* bit n: DRn is armed for fetches, data, ports */
@@ -212,6 +219,7 @@ struct cpu {
 };
 
 struct soft_vm {
+	bool sample; /* engine_vm_config.sample */
 	struct mem *mem;
 	const struct cpu_model *model;
 	struct mem_range ram[4]; /* copy of mem's map */

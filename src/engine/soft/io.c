@@ -36,24 +36,31 @@ void io_check(struct cpu *cpu, uint16_t port, unsigned size)
 
 uint32_t io_read(struct cpu *cpu, uint16_t port, unsigned size)
 {
+	uint8_t doing = cpu->doing;
 	uint32_t v;
 
 	if (unlikely(cpu->dbg_io))
 		debug_note_io(cpu, port, size);
 	cpu->stats.exits_pio++;
 	vec_release(cpu);
+	cpu->doing = CPU_DOING_DEVICE;
 	v = cpu->ops->pio_read(cpu->opaque, port, size);
+	cpu->doing = doing;
 	cpu_notice_events(cpu);
 	return v;
 }
 
 void io_write(struct cpu *cpu, uint16_t port, unsigned size, uint32_t v)
 {
+	uint8_t doing = cpu->doing;
+
 	if (unlikely(cpu->dbg_io))
 		debug_note_io(cpu, port, size);
 	cpu->stats.exits_pio++;
 	vec_release(cpu);
+	cpu->doing = CPU_DOING_DEVICE;
 	cpu->ops->pio_write(cpu->opaque, port, v, size);
+	cpu->doing = doing;
 	cpu_notice_events(cpu);
 }
 

@@ -10,6 +10,7 @@
 
 #include "engine/soft/block.h"
 #include "engine/soft/debug.h"
+#include "engine/soft/sample.h"
 #include "engine/soft/vec.h"
 #include "engine/soft/xlat.h"
 
@@ -312,6 +313,7 @@ static bool unwound(struct cpu *cpu)
 		cpu->stats.insns += (uint64_t)(cpu->in - cpu->run_first);
 	cpu->stats.insns -= cpu->xl_left;
 	cpu->xl_left = 0;
+	cpu->doing = CPU_DOING_REST;
 	if (cpu->unwind_why == UNWIND_FAULT)
 		return deliver_fault(cpu);
 	cpu->stats.insns += cpu->in != NULL;
@@ -368,6 +370,8 @@ enum engine_exit run_cpu(struct cpu *cpu)
 	cpu->delivering = CPU_IDLE;
 	if (cpu->xlat)
 		xlat_attach(cpu);
+	if (cpu->vm->sample)
+		sample_attach(cpu);
 	run_guarded(cpu);
 	vec_release(cpu);
 	atomic_store(&cpu->running, false);

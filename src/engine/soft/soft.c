@@ -9,6 +9,7 @@
 #include "engine/soft/cpu.h"
 #include "engine/soft/debug.h"
 #include "engine/soft/run.h"
+#include "engine/soft/sample.h"
 #include "engine/soft/seg.h"
 #include "engine/soft/state_check.h"
 #include "engine/soft/vec.h"
@@ -202,6 +203,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_vm_config 
 	evm->vm.mem = cfg->mem;
 	evm->vm.model = cfg->model;
 	evm->vm.nr_cpus = cfg->nr_cpus;
+	evm->vm.sample = cfg->sample;
 	evm->vm.cpus = calloc(cfg->nr_cpus, sizeof(struct cpu *));
 	r = evm->vm.cpus ? copy_ram_map(&evm->vm, err) : err_errno(err, ENOMEM, "soft engine");
 	if (r < 0) {
@@ -283,6 +285,7 @@ static void soft_cpu_destroy(struct engine_cpu *ecpu)
 	if (!ecpu)
 		return;
 	cpu->vm->cpus[cpu->index] = NULL;
+	sample_detach(cpu);
 	block_cache_destroy(cpu);
 	if (cpu->vec)
 		vec_destroy(cpu);
@@ -578,6 +581,7 @@ static void soft_cpu_debug(struct engine_cpu *ecpu, const struct engine_debug *d
 static void soft_cpu_stats(struct engine_cpu *ecpu, struct engine_stats *st)
 {
 	*st = ecpu->cpu.stats;
+	st->counted = xlat_counts(&ecpu->cpu);
 }
 
 static uint64_t soft_cpu_tsc(struct engine_cpu *ecpu)

@@ -225,7 +225,9 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 			b->heat++;
 			return NULL;
 		}
+		cpu->doing = CPU_DOING_TRANSLATION;
 		xb = translate(cpu, b);
+		cpu->doing = CPU_DOING_REST;
 		if (!xb)
 			return NULL;
 	}
@@ -253,6 +255,11 @@ void xlat_enter(struct cpu *cpu, struct xblock *xb)
 	} else if (x->from) {
 		cpu->rip = x->from->target;
 	}
+}
+
+bool xlat_counts(const struct cpu *cpu)
+{
+	return !cpu->xlat || cpu->xlat->cfg.count || cpu->xlat->cfg.lockstep;
 }
 
 bool xlat_is_lockstep(const struct cpu *cpu)
@@ -287,6 +294,8 @@ static struct xblock *interpret(struct cpu *cpu, const struct xsite *s)
 	if (VEC_EAGER_RELEASE)
 		vec_release(cpu);
 	cpu->stats.interp_calls++;
+	cpu->stats.slow_paths += !s->interp;
+	cpu->doing = CPU_DOING_SLOW;
 	if (xb->uses_x87)
 		xlat_x87_settle(cpu, xb, s->index);
 	cpu->rip = xb->lin + s->next;
@@ -295,6 +304,7 @@ static struct xblock *interpret(struct cpu *cpu, const struct xsite *s)
 	cpu->run_end = in + 1;
 	cpu->xl_left = cpu->xlat->cfg.count ? xb->nr - s->index : 0;
 	in->exec(cpu, in);
+	cpu->doing = CPU_DOING_REST;
 	cpu->in = NULL;
 	if (live || xb->uses_vec) /* what follows in the block does not ask again */
 		vec_load(cpu);

@@ -57,6 +57,11 @@ void xlat_forget_block(struct cpu *cpu, struct block *b);
 /* CPU_EV_CODE: others have written code.  Drop what was made of pages whose gen has moved. */
 void xlat_check_pages(struct cpu *cpu);
 
+/* Is engine_stats.insns what it says? */
+bool xlat_counts(const struct cpu *cpu);
+/* Is this an address of the CPU's translated code? */
+bool xlat_is_code(const struct cpu *cpu, uint64_t rip);
+
 /* A host fault in translated code: turn RIP to where the instruction is interpreted instead.
  * False: not ours.  Signal handlers only. */
 bool xlat_host_fault(void *ucontext);

@@ -37,13 +37,45 @@ static uint32_t check_page(struct xgen *g, const struct xpage *page)
 	return x_jcc(g, CC_NZ);
 }
 
-static void count_insns(struct xgen *g)
+/* Accesses of one instruction that go through the software TLB. */
+static unsigned operands_of(const struct xgen *g, unsigned i)
 {
-	const struct xmem n = XMEM_CPU(g, stats.insns);
+	unsigned memory = !!(g->b->insns[i].flags & INSN_MEM);
 
-	x_load(g, T0, &n);
-	x_lea(g, T0, &(struct xmem){.base = T0, .index = H_NONE, .disp = (int32_t)g->nr});
-	x_store(g, &n, T0);
+	switch ((enum insn_xlat)g->info[i].kind) {
+	case XLAT_COPY:
+	case XLAT_VEC:
+	case XLAT_JMPIND:
+		return memory;
+	case XLAT_PUSH:
+	case XLAT_POP:
+	case XLAT_LEAVE:
+	case XLAT_CALL:
+	case XLAT_CALLIND:
+	case XLAT_RET:
+		return 1 + memory;
+	default:
+		return 0;
+	}
+}
+
+static void count(struct xgen *g, const struct xmem *counter, unsigned n)
+{
+	x_load(g, T0, counter);
+	x_lea(g, T0, &(struct xmem){.base = T0, .index = H_NONE, .disp = (int32_t)n});
+	x_store(g, counter, T0);
+}
+
+static void count_block(struct xgen *g)
+{
+	const struct xmem insns = XMEM_CPU(g, stats.insns);
+	const struct xmem operands = XMEM_CPU(g, stats.operands);
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < g->nr; i++)
+		n += operands_of(g, i);
+	count(g, &insns, g->nr);
+	count(g, &operands, n);
 }
 
 void xlat_entries(struct xgen *g)
@@ -63,7 +95,7 @@ void xlat_entries(struct xgen *g)
 	xb->plain = x_offset(g);
 	xb->checked = xb->mem; /* the stub may know better */
 	if (g->x->cfg.count)
-		count_insns(g);
+		count_block(g);
 	g->flags = xb->flags_in ? xb->flags_in : FL_HOST;
 }
 
@@ -161,6 +193,7 @@ void xlat_cold(struct xgen *g)
 void xlat_call_interp(struct xgen *g, bool last)
 {
 	xlat_flags_clobber(g);
+	g->xb->site[g->index].interp = true;
 	site_in(g, g->index);
 	if (last) {
 		x_jmp_to(g, g->x->interp_end);

@@ -73,6 +73,7 @@ struct xsite {
 	uint8_t index;   /* in block.insns */
 	uint8_t in_host; /* IN_HOST_*: guest flags are in the host's while the instruction runs */
 	bool has_cold;
+	bool interp;   /* has no template: the interpreter's each time */
 	uint32_t cold; /* offset of its copy in the cold part (xlat_group.c) from xblock.cold */
 };
 

@@ -76,6 +76,13 @@ static bool expected(greg_t trap)
 	       trap == X86_EXC_MF || trap == X86_EXC_XM;
 }
 
+bool xlat_is_code(const struct cpu *cpu, uint64_t rip)
+{
+	const struct xlat *x = cpu->xlat;
+
+	return x && rip - (uintptr_t)x->rx < x->size;
+}
+
 bool xlat_host_fault(void *ucontext)
 {
 	mcontext_t *m = &((ucontext_t *)ucontext)->uc_mcontext;
