@@ -41,10 +41,10 @@ def answers(port, banner=b''):
 
 class Proxy:
     """Passes connections on.  drop_after: bytes from the server after which the next connections,
-    `times` of them, are cut; stall: they go silent instead."""
+    `times` of them, are cut; allow: so many connections, later ones are shut at once."""
 
     def __init__(self, target):
-        self.target, self.drop_after, self.times, self.stall = target, 0, 0, False
+        self.target, self.drop_after, self.times, self.allow = target, 0, 0, 1 << 30
         self.connections = 0
         self.server = socket.create_server(('127.0.0.1', 0))
         self.port = self.server.getsockname()[1]
@@ -54,6 +54,9 @@ class Proxy:
         while True:
             try:
                 client, _ = self.server.accept()
+                if self.connections >= self.allow:
+                    client.close()
+                    continue
                 server = socket.create_connection(('127.0.0.1', self.target))
             except OSError:
                 return
@@ -74,8 +77,6 @@ class Proxy:
                     left -= len(data)
                 b.sendall(data)
                 if cut and not left:
-                    if self.stall:
-                        time.sleep(120)
                     break
         except OSError:
             pass
@@ -94,14 +95,13 @@ class Host:
 
     def __init__(self, name=''):
         self.sshd, keygen, self.ssh = need('sshd'), need('ssh-keygen'), need('ssh')
-        busybox = need('busybox')
+        need('busybox')
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix='hv-esxi-'))
         self.bin, self.vmfs = self.dir / 'bin', self.dir / 'vmfs'
         self.disks = self.vmfs / 'devices/disks'
         self.bin.mkdir()
         self.disks.mkdir(parents=True)
-        for a in APPLETS:
-            (self.bin / a).symlink_to(busybox)
+        self.restore()
         for key in 'host', 'host2', 'user':
             subprocess.run([keygen, '-q', '-t', 'ed25519', '-N', '', '-f', self.dir / key],
                            check=True)
@@ -161,15 +161,20 @@ MaxStartups 100
         return f'ssh://127.0.0.1:{port or self.port}{path}'
 
     def tool(self, name, text):
-        """Another program instead of BusyBox's."""
-        (self.bin / name).unlink(missing_ok=True)
-        (self.bin / name).write_text(f'#!{self.bin}/sh\n' + text)
+        """Another program instead of BusyBox's.  Debian's BusyBox shell runs its own programs
+        whatever PATH says, so another shell stands in for it meanwhile."""
+        for link in name, 'sh':
+            (self.bin / link).unlink(missing_ok=True)
+        (self.bin / 'sh').symlink_to('/bin/sh')
+        (self.bin / name).write_text('#!/bin/sh\n' + text)
         (self.bin / name).chmod(0o755)
 
-    def restore(self, name):
-        (self.bin / name).unlink(missing_ok=True)
-        if name in APPLETS:
-            (self.bin / name).symlink_to(need('busybox'))
+    def restore(self):
+        """BusyBox alone again."""
+        for p in self.bin.iterdir():
+            p.unlink()
+        for a in APPLETS:
+            (self.bin / a).symlink_to(need('busybox'))
 
     def stop(self):
         if self.process:
