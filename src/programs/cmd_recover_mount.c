@@ -3,6 +3,7 @@
 #include "programs/recover_cli.h"
 #include "programs/recover_tree.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 static struct {
@@ -32,7 +33,10 @@ static int work(struct recover *rc)
 	if (!rc->opt.quiet)
 		fprintf(stderr, "mounted on %s; Ctrl-C or `fusermount3 -u %s` ends it\n",
 			rc->extra[0], rc->extra[0]);
-	return recover_tree_serve(rc, opt.mount) < 0 ? HV_EXIT_FAILED : HV_EXIT_OK;
+	/* libfuse ends the mount on these where nobody else has taken them. */
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+	return recover_tree_serve(rc, opt.mount, 0) < 0 ? HV_EXIT_FAILED : HV_EXIT_OK;
 }
 
 static void after(struct recover *rc)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -28,6 +29,9 @@ int run_helper(const char *command, const char *name, char **argv)
 {
 	char path[PATH_MAX];
 
+	/* It may want to start us again. */
+	if (beside_us("hv", path, sizeof(path)) == 0)
+		setenv("TRIVISOR_HV", path, 1);
 	if (beside_us(name, path, sizeof(path)) < 0)
 		snprintf(path, sizeof(path), "%s/%s", HV_LIBEXECDIR, name);
 	argv[0] = (char *)(uintptr_t)name;

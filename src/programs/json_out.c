@@ -1,18 +1,27 @@
 /* json_out.c - see json_out.h. */
 #include "programs/json_out.h"
 
+#include "base/utf8.h"
+
 #include <assert.h>
 
+/* Bytes that are no UTF-8 become U+FFFD: what reads JSON refuses them. */
 static void put_string(FILE *f, const char *text)
 {
 	fputc('"', f);
-	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-		if (*p == '"' || *p == '\\')
-			fprintf(f, "\\%c", *p);
-		else if (*p < 0x20 || *p == 0x7f)
-			fprintf(f, "\\u%04x", *p);
+	while (*text) {
+		unsigned n = utf8_char_len(text);
+		uint8_t c = (uint8_t)*text;
+
+		if (n == 0)
+			fputs("\\ufffd", f);
+		else if (c == '"' || c == '\\')
+			fprintf(f, "\\%c", c);
+		else if (c < 0x20 || c == 0x7f)
+			fprintf(f, "\\u%04x", c);
 		else
-			fputc(*p, f);
+			fwrite(text, 1, n, f);
+		text += n ? n : 1;
 	}
 	fputc('"', f);
 }

@@ -2,6 +2,7 @@
 #include "programs/recover_cli.h"
 
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "jail/jail.h"
 #include "jail/proxy.h"
 #include "programs/hv.h"
@@ -86,24 +87,6 @@ const char *recover_time_text(uint32_t when, char *buf, size_t cap)
 	return buf;
 }
 
-/* Bytes of the UTF-8 character at p, or 0 when there is none. */
-static unsigned utf8_len(const unsigned char *p)
-{
-	unsigned n = *p < 0x80                 ? 1
-		     : *p >= 0xc2 && *p < 0xe0 ? 2
-		     : (*p & 0xf0) == 0xe0     ? 3
-		     : *p >= 0xf0 && *p < 0xf5 ? 4
-					       : 0;
-
-	for (unsigned i = 1; i < n; i++)
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	if ((n == 3 && *p == 0xe0 && p[1] < 0xa0) || (n == 3 && *p == 0xed && p[1] >= 0xa0) ||
-	    (n == 4 && *p == 0xf0 && p[1] < 0x90) || (n == 4 && *p == 0xf4 && p[1] >= 0x90))
-		return 0;
-	return n;
-}
-
 /* C0, DEL and (as U+0080..9F) C1: what a terminal may obey. */
 static bool is_control(const unsigned char *p)
 {
@@ -116,7 +99,7 @@ const char *recover_safe_text(const char *text, char *buf, size_t cap)
 	size_t used = 0;
 
 	while (*p) {
-		unsigned n = utf8_len(p);
+		unsigned n = utf8_char_len((const char *)p);
 
 		if (used + MAX(n, 1U) >= cap)
 			break;
@@ -452,6 +435,19 @@ static int take_arguments(struct recover *rc, int argc, char **argv)
 	return 0;
 }
 
+/* What is behind "--" is not for us. */
+static int split_rest(struct recover *rc, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--")) {
+			rc->rest = argv + i + 1;
+			rc->nr_rest = (unsigned)(argc - i - 1);
+			argv[i] = NULL;
+			return i;
+		}
+	return argc;
+}
+
 /* 0: go on; else leave with *status. */
 static int parse(struct recover *rc, int argc, char **argv, int *status)
 {
@@ -460,6 +456,8 @@ static int parse(struct recover *rc, int argc, char **argv, int *status)
 	char letters[64];
 	int c;
 
+	if (cmd->takes_rest)
+		argc = split_rest(rc, argc, argv);
 	all_options(cmd, table);
 	snprintf(letters, sizeof(letters), "hqf:p%s", cmd->letters ?: "");
 	while ((c = getopt_long(argc, argv, letters, table, NULL)) != -1) {
@@ -698,9 +696,9 @@ static int run(struct recover *rc)
 	signal(SIGINT, SIG_IGN); /* the worker has it too, and decides */
 	sigaction(SIGTERM, &on_term, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	recover_outside_serve(rc);
 	if (rc->cmd->outside)
 		other = rc->cmd->outside(rc);
-	recover_outside_serve(rc);
 	status = wait_for(rc, worker_pid);
 	recover_sources_wait(rc);
 	if (rc->cmd->after)

@@ -33,8 +33,11 @@ struct recover_command {
 	int (*option)(struct recover *rc, int c); /* 1: taken; negative: bad, said */
 	int (*before)(struct recover *rc); /* outside, before the worker starts; may be NULL */
 	int (*work)(struct recover *rc);   /* in the worker; exit status */
-	/* Outside, beside the worker; returns the exit status to end with, or -1: the worker's.
-	 * May be NULL. */
+	bool takes_rest;                   /* arguments behind "--" */
+	/* Outside: what the worker said with recover_tell_ready.  May be NULL. */
+	void (*on_ready)(struct recover *rc, const char *text);
+	/* Outside, when the worker is ready or gone; returns the exit status to end with, or -1:
+	 * the worker's. May be NULL. */
 	int (*outside)(struct recover *rc);
 	void (*after)(struct recover *rc); /* outside, when the worker has ended; may be NULL */
 };
@@ -64,6 +67,8 @@ struct recover {
 	unsigned nr_sources;
 	char *path; /* behind SOURCE: ; NULL: none */
 	const char *extra[RECOVER_MAX_EXTRA];
+	char **rest; /* behind "--" */
+	unsigned nr_rest;
 	struct rec_source source[VMFS_MAX_DEVICES];
 	struct rec *rec;
 	char *findings_path;
@@ -74,7 +79,8 @@ struct recover {
 };
 
 extern const struct recover_command recover_scan, recover_ls, recover_tree, recover_info,
-	recover_cat, recover_cp, recover_check, recover_carve, recover_mount;
+	recover_cat, recover_cp, recover_check, recover_carve, recover_mount, recover_preview,
+	recover_boot;
 
 /* Options, sources, the processes: the exit status. */
 int recover_main(const struct recover_command *cmd, int argc, char **argv);
@@ -126,5 +132,7 @@ int recover_file_done(struct recover *rc, const char *path, uint32_t mtime, stru
 /* Let the process outside copy the disk b into the image the user named (rc->target says how). */
 int recover_copy_disk(struct recover *rc, const char *path, struct blk *b, const char *key,
 		      struct error *err);
-/* The other end of these: serves until the worker is gone. */
+/* All that was asked for is there: cmd->on_ready gets the text, then cmd->outside runs. */
+int recover_tell_ready(struct recover *rc, const char *text, struct error *err);
+/* The other end of these: serves until the worker is ready or gone. */
 void recover_outside_serve(struct recover *rc);

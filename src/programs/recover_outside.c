@@ -23,13 +23,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum ask_op { ASK_DIR = 1, ASK_LINK, ASK_FILE, ASK_DONE, ASK_DISK };
+enum ask_op { ASK_DIR = 1, ASK_LINK, ASK_FILE, ASK_DONE, ASK_DISK, ASK_READY };
 
 struct ask {
 	uint32_t op, mtime;
 	uint64_t size;
 	char path[RECOVER_PATH_MAX];
-	char text[RECOVER_PATH_MAX]; /* LINK: target; DISK: one line that names the work */
+	char text[RECOVER_PATH_MAX]; /* LINK: target; DISK: one line that names the work; READY */
 };
 
 struct answer {
@@ -114,6 +114,11 @@ int recover_make_file(struct recover *rc, const char *path, uint64_t size, uint3
 int recover_file_done(struct recover *rc, const char *path, uint32_t mtime, struct error *err)
 {
 	return ask(rc, ASK_DONE, path, "", 0, mtime, NULL, err);
+}
+
+int recover_tell_ready(struct recover *rc, const char *text, struct error *err)
+{
+	return ask(rc, ASK_READY, "", text, 0, 0, NULL, err);
 }
 
 struct server {
@@ -419,6 +424,8 @@ static void serve_one(struct recover *rc, struct ask *q)
 	q->text[sizeof(q->text) - 1] = 0;
 	if (q->op == ASK_DISK && rc->target.path && rc->target.format && rc->disk >= 0)
 		a.result = copy_disk(rc, q, &err);
+	else if (q->op == ASK_READY && rc->cmd->on_ready)
+		rc->cmd->on_ready(rc, q->text);
 	else if (q->op == ASK_DISK)
 		a.result = err_set(&err, EPERM, "no image was asked for");
 	else
@@ -442,6 +449,8 @@ void recover_outside_serve(struct recover *rc)
 		if (n != (ssize_t)sizeof(*q))
 			break;
 		serve_one(rc, q);
+		if (q->op == ASK_READY)
+			break;
 	}
 	free(q);
 }

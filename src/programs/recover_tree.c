@@ -23,6 +23,7 @@ struct vm {
 
 struct shown {
 	struct recover *rc;
+	uint64_t only;
 	struct vm *vm;
 	size_t nr_vms, cap;
 };
@@ -61,6 +62,8 @@ static int add_vm(void *opaque, const struct rec_vm *vm)
 	struct shown *s = opaque;
 	struct vm *v;
 
+	if (s->only && s->only != vm->id)
+		return 0;
 	if (s->nr_vms == s->cap) {
 		size_t cap = s->cap ? 2 * s->cap : 16;
 		struct vm *more = realloc(s->vm, cap * sizeof(*more));
@@ -71,7 +74,7 @@ static int add_vm(void *opaque, const struct rec_vm *vm)
 		s->cap = cap;
 	}
 	v = &s->vm[s->nr_vms];
-	*v = (struct vm){.name = name_for(s, vm->name)};
+	*v = (struct vm){.name = name_for(s, s->only ? "vm" : vm->name)};
 	if (!v->name)
 		return -ENOMEM;
 	for (unsigned i = 0; i < vm->nr_disks; i++) {
@@ -267,9 +270,9 @@ static const struct tree_ops tree_ops = {
 	.open = on_open,
 };
 
-int recover_tree_serve(struct recover *rc, struct tree_mount *m)
+int recover_tree_serve(struct recover *rc, struct tree_mount *m, uint64_t only)
 {
-	struct shown s = {.rc = rc};
+	struct shown s = {.rc = rc, .only = only};
 	int r = rec_vms(rc->rec, add_vm, &s, NULL);
 
 	if (r >= 0)

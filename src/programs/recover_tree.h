@@ -5,4 +5,5 @@
 #include "export/tree.h"
 #include "programs/recover_cli.h"
 
-int recover_tree_serve(struct recover *rc, struct tree_mount *m);
+/* only: a VM's id, whose directory is called "vm" then; 0: all, by their names. */
+int recover_tree_serve(struct recover *rc, struct tree_mount *m, uint64_t only);
