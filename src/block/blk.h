@@ -63,6 +63,12 @@ struct blk_open_opts {
 	void *opaque;
 	const char *snapshot; /* show this internal snapshot (id or name); read-only */
 	const struct blk_remote_opts *remote; /* NULL: as the system has it */
+	/* For images whose files are none of this host: gives the file that the image `from` names,
+	 * as BLK_FILE asks, with its path set as messages and further names want it; -ENOENT.  Then
+	 * nothing else is looked for anywhere.  NULL: files of this host, as above. */
+	int (*ref)(void *ref_opaque, const char *from, const char *name, struct blk **file,
+		   struct error *err);
+	void *ref_opaque;
 };
 
 /* format: "raw", "qcow2", ...; NULL or "auto" probes, which is refused for a writable disk.  path:

@@ -16,6 +16,10 @@ struct blk_where {
 
 int blk_open_at(struct blk **out, const struct blk_where *where, const char *format, unsigned flags,
 		const struct blk_open_opts *opts, struct error *err);
+/* As blk_open_on, for an image named by another. */
+int blk_open_on_at(struct blk **out, struct blk *file, const struct blk_where *where,
+		   const char *format, unsigned flags, const struct blk_open_opts *opts,
+		   struct error *err);
 const struct blk_format *blk_format_find(const char *name);
 const struct blk_format *blk_format_need(const char *name, struct error *err);
 

@@ -413,13 +413,13 @@ int blk_open_at(struct blk **out, const struct blk_where *where, const char *for
 	return r;
 }
 
-int blk_open_on(struct blk **out, struct blk *file, const char *path, const char *format,
-		unsigned flags, const struct blk_open_opts *opts, struct error *err)
+int blk_open_on_at(struct blk **out, struct blk *file, const struct blk_where *where,
+		   const char *format, unsigned flags, const struct blk_open_opts *opts,
+		   struct error *err)
 {
-	struct blk_where where = {.path = path, .fd = -1};
-	struct opening o = {.where = &where,
+	struct opening o = {.where = where,
 			    .opts = opts ? opts : &no_opts,
-			    .path = path,
+			    .path = where->path,
 			    .flags = flags,
 			    .fmt = blk_format_need(format, err),
 			    .file = file};
@@ -431,6 +431,14 @@ int blk_open_on(struct blk **out, struct blk *file, const char *path, const char
 		r = open_format(out, &o, -1, err);
 	blk_close(o.file);
 	return r;
+}
+
+int blk_open_on(struct blk **out, struct blk *file, const char *path, const char *format,
+		unsigned flags, const struct blk_open_opts *opts, struct error *err)
+{
+	struct blk_where where = {.path = path, .fd = -1};
+
+	return blk_open_on_at(out, file, &where, format, flags, opts, err);
 }
 
 int blk_open_with(struct blk **out, const char *path, const char *format, unsigned flags,

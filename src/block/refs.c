@@ -253,6 +253,30 @@ static int ref_fd(struct blk *b, const char *name, bool ro, char **path, int *fd
 	return r;
 }
 
+/* Files that somebody else knows: the same rules for depth and cycles, by path. */
+static int open_given(struct blk *b, const char *name, const char *format, unsigned flags,
+		      const struct blk_open_opts *opts, struct blk **out, struct error *err)
+{
+	struct blk_where where = {.fd = -1, .opener = b};
+	struct blk *file = NULL;
+	int r = opts->ref(opts->ref_opaque, b->path, name, &file, err);
+
+	for (const struct blk *up = b; up && !r; up = up->opener)
+		if (up->path && !strcmp(up->path, blk_path(file))) {
+			blk_close(file);
+			r = err_set(err, ELOOP, "'%s' names '%s': the chain leads back to itself",
+				    b->path, name);
+		}
+	if (r < 0)
+		return r;
+	if (!format) {
+		*out = file;
+		return 0;
+	}
+	where.path = blk_path(file);
+	return blk_open_on_at(out, file, &where, format, flags, opts, err);
+}
+
 int blk_ref_open(struct blk *b, const char *name, const char *format, unsigned flags,
 		 struct blk **out, struct error *err)
 {
@@ -267,6 +291,10 @@ int blk_ref_open(struct blk *b, const char *name, const char *format, unsigned f
 		return err_set(err, ELOOP, "'%s': more than %d images in a chain", b->path,
 			       MAX_DEPTH);
 	flags |= BLK_NO_POOL | (b->flags & (BLK_NO_LOCK | BLK_NO_FLUSH | BLK_RECOVER));
+	if (opts.ref) {
+		opts.snapshot = NULL;
+		return open_given(b, name, format, flags, &opts, out, err);
+	}
 	r = ref_fd(b, name, flags & BLK_READONLY, &path, &where.fd, err);
 	if (!r) {
 		opts.snapshot = NULL;

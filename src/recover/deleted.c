@@ -124,12 +124,28 @@ static const char *made_name(struct rec *r, const struct node *n)
 	return s ? s : "";
 }
 
+/* A deleted entry of VMFS5 has lost the address; its generation tells, when no other has it. */
+static const struct found_name *by_generation(struct rec *r, const struct node *n)
+{
+	const struct found_name *f = n->gen ? names_find(&r->names, 0, n->gen) : NULL;
+	const struct found_name *end = r->names.v + r->names.n;
+
+	if (!f || f->type != n->type)
+		return NULL;
+	for (const struct found_name *o = f + 1; o < end && !o->fd && o->gen == f->gen; o++)
+		if (o->dir && f->dir && (strcmp(o->name, f->name) != 0 || o->dir != f->dir))
+			return NULL;
+	return f;
+}
+
 static const struct found_name *give_name(struct rec *r, struct node *n)
 {
 	const struct found_name *f = names_find(&r->names, n->fd, n->gen);
 	const char *system =
 		n->type == VMFS_SYSTEM ? system_name(n->fd, vmfs_plan(r->v)->geo.version) : NULL;
 
+	if (!f && n->state == REC_DELETED)
+		f = by_generation(r, n);
 	n->name = system ? system : f ? f->name : made_name(r, n);
 	n->name_made = !system && !f;
 	return f;

@@ -387,7 +387,12 @@ int node_blk(struct rec *r, uint32_t node, unsigned flags, struct blk **out, str
 int carve_find(struct rec *r, struct error *err);
 
 /* group.c */
+struct desc_extent;
 int group_build(struct rec *r, struct error *err);
+/* The file that a text in dir names, or 0. */
+uint32_t group_resolve(struct rec *r, uint32_t dir, const char *name);
+/* The extent that a descriptor names: by name, else by its length. */
+uint32_t group_extent(struct rec *r, uint32_t descriptor, const struct desc_extent *x);
 void group_fini(struct rec *r);
 /* What a file is by name and content; looks once. */
 void node_look(struct rec *r, uint32_t node);

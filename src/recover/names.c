@@ -126,7 +126,9 @@ static bool parse_entry(const uint8_t *e, size_t name_off, size_t name_max, stru
 	f->fd = le32_load(e + 4);
 	f->gen = le32_load(e + 8);
 	f->type = (uint8_t)type;
-	if (type < VMFS_DIR || type > VMFS_RDM || (f->fd & 0x3f) != 4 || !n || n == name_max)
+	f->free |= !f->fd; /* a deleted entry of VMFS5: name and generation remain */
+	if (type < VMFS_DIR || type > VMFS_RDM || (f->fd && (f->fd & 0x3f) != 4) || !n ||
+	    n == name_max)
 		return false;
 	for (size_t i = 0; i < n; i++)
 		if (e[name_off + i] < 0x20 || e[name_off + i] == '/' || e[name_off + i] == 0x7f)

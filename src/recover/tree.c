@@ -370,8 +370,10 @@ static void read_dir(struct rec *r, uint32_t dir, const struct vmfs_inode *in, b
 			 r->tree.v[dir].name[0] ? r->tree.v[dir].name : "/",
 			 err.msg[0] ? err.msg : "its entries cannot be read");
 	}
-	if (!names_only)
+	if (!names_only && bad) {
 		r->trouble += bad;
+		r->tree.v[dir].note = "some of its entries cannot be read";
+	}
 	for (size_t i = 0; i < l.n; i++) {
 		const struct vmfs_dirent *e = &l.v[i];
 
@@ -531,6 +533,8 @@ int tree_build(struct rec *r, struct error *err)
 		e = deleted_find(r, err);
 	if (!e && r->depth == REC_FULL)
 		e = carve_find(r, err);
+	if (!e)
+		e = group_build(r, err);
 	if (!e)
 		tree_untangle_names(r);
 	return e;
