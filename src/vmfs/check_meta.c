@@ -167,8 +167,14 @@ static const char *header_fault(const struct check *c, const struct cluster *k,
 	return NULL;
 }
 
-/* The bitmap of one that is not readable is left out of all comparisons. */
-static void check_cluster(struct check *c, const struct cluster *k)
+static bool count_unknown(const struct check *c, const struct cluster *k)
+{
+	return k->number && c->v->plan.geo.res[k->kind].nr_resources == RESOURCES_UNKNOWN;
+}
+
+/* The bitmap of one that is not readable is left out of all comparisons.  False: how many there are
+ * is not known, and this is none. */
+static bool check_cluster(struct check *c, const struct cluster *k)
 {
 	const char *file = resource_file_name[k->kind], *fault;
 	unsigned long long number = k->number;
@@ -177,11 +183,13 @@ static void check_cluster(struct check *c, const struct cluster *k)
 
 	load_counters(&c->v->plan.geo, k->meta, &n);
 	fault = header_fault(c, k, &n);
+	if (fault && count_unknown(c, k))
+		return false;
 	if (fault) {
 		check_tell(c, VMFS_DAMAGE, "cluster-header", "the header of cluster %llu of %s: %s",
 			   number, file, fault);
 		bit_set(c->use[k->kind].unknown, k->number);
-		return;
+		return true;
 	}
 	nr_free = take_bitmap(c, k, n.total);
 	if (nr_free != n.free)
@@ -189,6 +197,7 @@ static void check_cluster(struct check *c, const struct cluster *k)
 			   "cluster %llu of %s says that %u are free; its bitmap says %u", number,
 			   file, n.free, nr_free);
 	check_owners(c, k, &n);
+	return true;
 }
 
 static int read_cluster(struct check *c, struct cluster *k)
@@ -219,8 +228,14 @@ static int check_kind(struct check *c, struct cluster *k)
 		if (check_stopped(c))
 			return -ECANCELED;
 		if (!read_cluster(c, k)) {
-			check_cluster(c, k);
-			continue;
+			if (check_cluster(c, k))
+				continue;
+			c->use[k->kind].nr = k->number * per;
+			return 0;
+		}
+		if (count_unknown(c, k)) {
+			c->use[k->kind].nr = k->number * per;
+			return 0;
 		}
 		bit_set(c->use[k->kind].unknown, k->number);
 		check_tell(c, VMFS_DAMAGE, "cluster-header",

@@ -193,7 +193,7 @@ void resource_default(const struct vmfs_geometry *g, enum vmfs_resource_kind kin
 		r->size = g->sub_block_size;
 	r->group_size = (uint64_t)r->per_group * r->header_size +
 			(uint64_t)r->per_group * r->per_cluster * r->size;
-	r->nr_resources = r->per_cluster ? BIT(32) : 0; /* as many as the file has room for */
+	r->nr_resources = r->per_cluster ? RESOURCES_UNKNOWN : 0;
 }
 
 int resource_offset(const struct vmfs_resource *r, uint64_t cluster, uint32_t resource,

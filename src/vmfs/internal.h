@@ -74,6 +74,7 @@ int geometry_parse(struct vmfs_geometry *g, const uint8_t *sb, struct vmfs_plan 
 int resource_parse(const struct vmfs_geometry *g, const uint8_t *header, bool child,
 		   struct vmfs_resource *r);
 /* What such a volume usually has, for headers that are lost. */
+#define RESOURCES_UNKNOWN BIT(32) /* how many: as many as the file has room for */
 void resource_default(const struct vmfs_geometry *g, enum vmfs_resource_kind kind,
 		      struct vmfs_resource *r);
 /* Where in the resource file; -ERANGE. */
