@@ -42,7 +42,7 @@ static void wipe_fd(struct mkfs *m, struct node *n, int grade)
 	uint64_t size = node_fd_size(m);
 	uint8_t fd[FD6_SIZE];
 
-	n->token++;
+	note_change(m, &n->lock);
 	node_image_fd(m, n, fd);
 	if (grade == 2 && n->zla != ZLA_RESIDENT && n->type != TYPE_RDM)
 		memset(fd + (m->six ? FD6_ARRAY : FD5_DATA), 0,
@@ -77,7 +77,7 @@ void dir_remove(struct mkfs *m, struct node *n, enum mkfs_dirent how, int grade)
 		free(d->slot[i].name);
 		d->slot[i] = d->slot[--d->slots];
 	}
-	d->token++;
+	note_change(m, &d->lock);
 	if (n->type == TYPE_DIR)
 		d->links--;
 }
@@ -113,14 +113,14 @@ void mkfs_delete(struct mkfs *m, const char *path, const struct mkfs_delete *how
 void mkfs_stale(struct mkfs *m, const char *path)
 {
 	struct node *n = node_find(m, path);
-	uint64_t vol = fb_take(m, 0xFFFFFFFF) * m->block, length = n->length, token = n->token;
+	uint64_t vol = fb_take(m, 0xFFFFFFFF) * m->block, length = n->length, token = n->lock.token;
 	uint8_t fd[FD6_SIZE];
 
 	n->length /= 2;
-	n->token = 0;
+	n->lock.token = 0;
 	node_image_fd(m, n, fd);
 	n->length = length;
-	n->token = token;
+	n->lock.token = token;
 	dev_write(m, vol, fd, node_fd_size(m));
 	res_free(m, RES_FBB, vol / m->block);
 }
@@ -162,9 +162,9 @@ void mkfs_journal(struct mkfs *m, const char *path)
 		mkfs_die("journal %s: it is full", path);
 	if (n->type == TYPE_DIR)
 		dir_write(m, n);
-	n->token--;
+	n->lock.token--;
 	node_image_fd(m, n, fd);
-	n->token++;
+	n->lock.token++;
 	if (m->six)
 		journal6(m, fd);
 	else

@@ -164,6 +164,7 @@ static void extent_open(struct mkfs *m, unsigned int i, uint64_t vol_off)
 
 	e->path = xdup(f->file[i]);
 	e->vol_off = vol_off;
+	e->target = i;
 	e->len = (f->size[i] + LVM_PE_SIZE - 1) / LVM_PE_SIZE * LVM_PE_SIZE;
 	if (!e->len)
 		mkfs_die("%s: an extent has at least 256 MiB", e->path);
@@ -202,11 +203,6 @@ void dev_close(struct mkfs *m)
 	}
 }
 
-static uint64_t stamp_us(const struct mkfs *m)
-{
-	return (uint64_t)m->time * 1000000;
-}
-
 static void lvm_header(struct mkfs *m, const struct extent *e, uint8_t *h)
 {
 	uint32_t pes = (uint32_t)(e->len / LVM_PE_SIZE), entries = m->six ? 1 : pes;
@@ -215,7 +211,7 @@ static void lvm_header(struct mkfs *m, const struct extent *e, uint8_t *h)
 	put32(h, LVM_OFF_MAGIC, (uint32_t)LVM_MAGIC);
 	put32(h, LVM_OFF_MAJOR, (uint32_t)m->version);
 	put32(h, LVM_OFF_MINOR, LVM_MINOR);
-	snprintf(id, sizeof(id), "vmhba0:%u:0", (unsigned int)(e - m->ext));
+	snprintf(id, sizeof(id), "vmhba0:%u:0", e->target);
 	h[LVM_OFF_SCSI + LVM_SCSI_LEN] = (uint8_t)strlen(id);
 	memcpy(h + LVM_OFF_SCSI + LVM_SCSI_ID, id, strlen(id));
 	put32(h, LVM_OFF_SECTOR, SECTOR);
@@ -226,8 +222,8 @@ static void lvm_header(struct mkfs *m, const struct extent *e, uint8_t *h)
 	put64(h, LVM_OFF_GEN, 3);
 	put64(h, LVM_OFF_DATA, LVM_DATA);
 	memcpy(h + LVM_OFF_UUID, e->uuid, 16);
-	put64(h, LVM_OFF_INIT, stamp_us(m));
-	put64(h, LVM_OFF_MTIME, stamp_us(m) + 1);
+	put64(h, LVM_OFF_INIT, m->stamp[0]);
+	put64(h, LVM_OFF_MTIME, m->stamp[1]);
 	if (m->six) {
 		put32(h, LVM_OFF_MDALIGN, (uint32_t)m->mdalign);
 		put32(h, LVM_OFF_PES6, pes);
@@ -248,11 +244,11 @@ static void lvm_volume(struct mkfs *m, const struct extent *e, uint8_t *v)
 	memcpy(v + LV_NAME, name, strlen(name));
 	memcpy(v + LV_UUID, m->lv_uuid, 16);
 	put32(v, LV_SNAP, 1);
-	put64(v, LV_CTIME, stamp_us(m) + 2);
+	put64(v, LV_CTIME, m->stamp[2]);
 	put32(v, LV_PES, (uint32_t)(e->len / LVM_PE_SIZE));
 	put64(v, LV_FIRST, e->vol_off / LVM_PE_SIZE);
 	put64(v, LV_LAST, (e->vol_off + e->len) / LVM_PE_SIZE - 1);
-	put64(v, LV_MTIME, stamp_us(m) + 3);
+	put64(v, LV_MTIME, m->stamp[3]);
 	put32(v, LV_DEVS, m->extents);
 	if (m->six)
 		put32(v, LV_ONE6, 1);
@@ -295,7 +291,8 @@ static void lvm_names(struct mkfs *m)
 	uint8_t names[LVM_SD_TABLE_SIZE] = {0};
 
 	for (unsigned int i = 0; i < m->extents; i++)
-		snprintf((char *)names + i * 256ull, 256, "mpx.vmhba0:C0:T%u:L0:1", i);
+		snprintf((char *)names + i * 256ull, 256, "mpx.vmhba0:C0:T%u:L0:1",
+			 m->ext[i].target);
 	put_at(&m->ext[0], at, names, sizeof(names));
 }
 

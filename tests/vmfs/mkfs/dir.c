@@ -38,7 +38,7 @@ static void dir_write5(struct mkfs *m, struct node *d)
 	uint64_t len = (d->slots + 2) * DE5_SIZE;
 	uint8_t *buf = xalloc(len);
 
-	record5(buf, ".", d->fd, d->gen, TYPE_DIR);
+	record5(buf, ".", d->fd, d->gen, d == m->sdd ? TYPE_SYS : TYPE_DIR); /* M */
 	record5(buf + DE5_SIZE, "..", d->parent->fd, d->parent->gen, TYPE_DIR);
 	for (uint64_t i = 0; i < d->slots; i++) {
 		const struct slot *s = &d->slot[i];

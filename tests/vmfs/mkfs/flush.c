@@ -40,13 +40,13 @@ static void free_tree(struct node *n)
 	node_free(n);
 }
 
-static void destroy(struct mkfs *m)
+void mkfs_destroy(struct mkfs *m)
 {
 	free_tree(m->root);
 	for (int k = 0; k < RES_COUNT; k++) {
 		free(m->res[k].used);
 		free(m->res[k].owner);
-		free(m->res[k].txn);
+		free(m->res[k].note);
 		free(m->res[k].block);
 	}
 	free(m->lfb);
@@ -65,6 +65,6 @@ void mkfs_finish(struct mkfs *m, FILE *out)
 		manifest_write(m, out);
 	for (; m; m = older) {
 		older = m->older;
-		destroy(m);
+		mkfs_destroy(m);
 	}
 }

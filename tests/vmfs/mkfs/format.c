@@ -1,7 +1,7 @@
 /* An empty file system: superblock, heartbeats, system files, root, journal. */
 #include "internal.h"
 
-enum { FS_TIME = 0x61137dd5, HB_LIVE_SLOT = 984 };
+enum { FS_TIME = 0x61137dd5, HB_SLOT5 = 984, HB_SLOT6 = 120 }; /* as measured */
 
 static uint32_t hb_size(const struct mkfs *m)
 {
@@ -49,7 +49,7 @@ static void super_put(const struct mkfs *m, uint8_t *s)
 	memcpy(s + SB_OFF_LABEL, m->label, strlen(m->label));
 	put32(s, SB_OFF_SECTOR, 512);
 	put64(s, SB_OFF_BLOCK, m->block);
-	put32(s, SB_OFF_CTIME, FS_TIME);
+	put32(s, SB_OFF_CTIME, m->ctime);
 	put32(s, SB_OFF_SNAP, 1);
 	memcpy(s + SB_OFF_LVUUID, m->lv_uuid, 16);
 	put32(s, SB_OFF_LVSNAP, 1);
@@ -58,6 +58,7 @@ static void super_put(const struct mkfs *m, uint8_t *s)
 	put32(s, SB_OFF_SUBBLOCK, (uint32_t)m->sub);
 	put32(s, SB_OFF_TXN, m->six ? 64 : 8);
 	memcpy(s + SB_OFF_HOST, m->host_uuid, 16);
+	put64(s, SB_OFF_GEN, 1);
 	if (m->version >= 5) {
 		put64(s, SB_OFF_PB2_VOL, res_vol(m, RES_FDC, addr_fd_index(m, pb2->fd)));
 		put32(s, SB_OFF_PB2_FD, pb2->fd);
@@ -78,18 +79,23 @@ void super_write(struct mkfs *m)
 	free(s);
 }
 
-static void hb_live(const struct mkfs *m, uint8_t *h)
+/* M: a host that left leaves its generation, clock, versions and address in the slot. */
+static void hb_past(const struct mkfs *m, uint8_t *h)
 {
-	static const char ip[] = "10.2.199.5.140";
+	static const char ip[] = "10.199.5.140";
 
-	put32(h, HB_OFF_MAGIC, (uint32_t)HB_LIVE);
-	put64(h, HB_OFF_GEN, 9);
-	put64(h, HB_OFF_UPTIME, 522912049);
-	memcpy(h + HB_OFF_HOST, m->host_uuid, 16);
+	put64(h, HB_OFF_GEN, m->hb_past ? m->hb_past : m->hb_gen);
+	put64(h, HB_OFF_UPTIME, m->hb_uptime);
 	put32(h, HB_OFF_MAJOR, fs_major(m));
 	h[HB_OFF_MINOR] = fs_minor(m);
 	h[HB_OFF_IMPL] = 3;
 	memcpy(h + HB_OFF_IP, ip, sizeof(ip));
+}
+
+static void hb_live(const struct mkfs *m, uint8_t *h)
+{
+	put32(h, HB_OFF_MAGIC, (uint32_t)HB_LIVE);
+	memcpy(h + HB_OFF_HOST, m->host_uuid, 16);
 	if (m->six) {
 		put32(h, HB_OFF_JADDR, ADDR_JB);
 		put64(h, HB_OFF_JVOL, res_vol(m, RES_JBC, 0));
@@ -108,8 +114,9 @@ void heartbeats_write(struct mkfs *m)
 		put32(all, (uint64_t)i * size + HB_OFF_MAGIC, (uint32_t)HB_FREE);
 		put64(all, (uint64_t)i * size + HB_OFF_SELF, HB_BASE + (uint64_t)i * size);
 	}
+	hb_past(m, all + (uint64_t)m->hb_slot * size);
 	if (m->f.live)
-		hb_live(m, all + (uint64_t)HB_LIVE_SLOT * size);
+		hb_live(m, all + (uint64_t)m->hb_slot * size);
 	dev_write(m, HB_BASE, all, (uint64_t)size * n);
 	free(all);
 }
@@ -268,7 +275,12 @@ struct mkfs *mkfs_create(const struct mkfs_format *f)
 	m->sub = m->version == 5 ? 8 * KIB : 64 * KIB;
 	m->mdalign = m->six ? 4096 : 512;
 	m->fdc_base = m->six ? 7 * MIB : m->block * ((m->block + 4 * MIB - 1) / m->block);
-	m->time = FS_TIME;
+	m->time = m->ctime = FS_TIME;
+	m->hb_slot = m->six ? HB_SLOT6 : HB_SLOT5;
+	m->hb_gen = 9;
+	m->hb_uptime = 522912049;
+	for (unsigned int i = 0; i < 4; i++)
+		m->stamp[i] = FS_TIME * 1000000ull + i;
 	m->seq = 0x200;
 	make_uuid(m->lv_uuid, f->seed * 64 + 1, FS_TIME);
 	make_uuid(m->fs_uuid, f->seed * 64 + 2, FS_TIME);

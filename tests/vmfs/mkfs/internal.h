@@ -17,9 +17,16 @@ struct extent {
 	uint64_t part_size; /* of the partition */
 	uint64_t vol_off, len;
 	uint8_t uuid[16];
+	uint32_t target; /* of its SCSI name */
 };
 
 enum res_kind { RES_FDC, RES_FBB, RES_PBC, RES_SBC, RES_PB2, RES_JBC, RES_COUNT };
+
+/* What a lock block says of the past, and a cluster header besides. */
+struct note {
+	uint64_t hb, hb_gen, token, mtime;
+	uint32_t txn, txn2, time; /* changes, the last one when */
+};
 
 /* A resource file: clusters of things that a bitmap gives out. */
 struct res {
@@ -31,8 +38,8 @@ struct res {
 	uint32_t *owner;    /* FD (of .fdc: the parent directory) */
 	uint64_t cap, next; /* allocated length of used[] and owner[]; where to look next */
 	uint64_t free;
-	uint32_t *txn; /* changes per cluster */
-	uint64_t txn_cap;
+	struct note *note; /* per cluster */
+	uint64_t notes;
 	uint64_t length; /* of the file */
 	uint64_t *block; /* its file blocks */
 	uint64_t blocks, blocks_cap;
@@ -81,7 +88,10 @@ struct node {
 	uint64_t children, children_cap;
 	bool deleted, unmapped, sys, quiet;
 	int grade;
-	uint64_t token;
+	struct note lock;
+	uint32_t ctime, atime; /* 0: as time */
+	uint32_t affinity;     /* 0: itself */
+	uint32_t fresh;        /* blocks new since some time; 0: all */
 	char *target;
 	char sha[65];
 };
@@ -92,7 +102,10 @@ struct mkfs {
 	struct mkfs_format f;
 	char *label;
 	uint64_t block, sub, volume, fdc_base, mdalign;
-	uint32_t time, gen;
+	uint32_t time, gen, ctime;
+	uint64_t stamp[4];                   /* LVM: made, changed; volume: made, changed; in us */
+	uint32_t hb_slot;                    /* of the host that makes all this */
+	uint64_t hb_gen, hb_uptime, hb_past; /* generation after it left, or 0 */
 	uint64_t seq;
 	uint8_t lv_uuid[16], fs_uuid[16], host_uuid[16];
 	struct extent ext[MKFS_EXTENTS_MAX];
@@ -100,6 +113,7 @@ struct mkfs {
 	struct res res[RES_COUNT];
 	uint8_t *lfb; /* per 512 MiB: enum lfb_state */
 	uint64_t lfbs;
+	struct note lfb_note;
 	uint64_t journal; /* VMFS5: the block */
 	uint64_t journal_used;
 	struct node *root, *sdd;
@@ -138,12 +152,15 @@ void res_free(struct mkfs *m, enum res_kind k, uint64_t i);
 uint64_t res_vol(const struct mkfs *m, enum res_kind k, uint64_t i);
 uint64_t res_file_vol(const struct mkfs *m, const struct res *r, uint64_t off);
 uint64_t res_header_vol(const struct mkfs *m, const struct res *r, uint64_t cluster);
-void res_touch(struct res *r, uint64_t i);
+void res_touch(struct mkfs *m, struct res *r, uint64_t i);
+void note_change(struct mkfs *m, struct note *n);
+void lock_put(struct mkfs *m, uint8_t *h, uint32_t type, uint64_t vol, const struct note *n);
 void res_map_indirect(struct mkfs *m);
 void res_flush(struct mkfs *m);
 uint64_t fb_take(struct mkfs *m, uint32_t owner);
 uint64_t lfb_take(struct mkfs *m);
 void fb_reserve(struct mkfs *m, uint64_t block, uint32_t owner);
+uint64_t res_clusters(const struct res *r);
 
 /* addr.c: what stands in a block list */
 uint32_t addr_fd(const struct mkfs *m, uint64_t index);
@@ -180,6 +197,12 @@ void dir_remove(struct mkfs *m, struct node *n, enum mkfs_dirent how, int grade)
 void super_write(struct mkfs *m);
 void heartbeats_write(struct mkfs *m);
 void journal_write(struct mkfs *m);
+
+/* flush.c */
+void mkfs_destroy(struct mkfs *m);
+
+/* regen.c: a real volume's metadata made again from its fields, and compared; prints TAP */
+int mkfs_regenerate(const char *path);
 
 /* manifest.c */
 void manifest_write(struct mkfs *m, FILE *out);

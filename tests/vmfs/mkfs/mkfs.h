@@ -58,7 +58,7 @@ struct mkfs_piece {
 	const char *text; /* NULL or len bytes */
 	bool tbz;         /* blocks are "to be zeroed": stale bytes that read as zeros */
 	bool cow;         /* blocks have the copy-on-write bit */
-	bool lfb;         /* VMFS6: large file blocks where 512 MiB are aligned */
+	bool lfb;         /* VMFS6: large file blocks where all 512 MiB are in the file */
 	bool thin;        /* blocks of zeros are holes */
 };
 

@@ -1,5 +1,5 @@
 /* mkvmfs - make VMFS volumes for tests from a script; --help explains. */
-#include "mkfs.h"
+#include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +8,10 @@ static const char HELP[] =
 	"Usage: mkvmfs [SCRIPT|-] [-m MANIFEST]      make what the script says\n"
 	"       mkvmfs pattern SEED OFFSET LENGTH    bytes of a pattern, to stdout\n"
 	"       mkvmfs hash NAME...                  hashes of names in a VMFS6 directory\n"
+	"       mkvmfs regenerate VOLUME             make the metadata of a bare volume that ESXi "
+	"made\n"
+	"                                            again from its fields, and compare; prints "
+	"TAP\n"
 	"\n"
 	"A script has a command on each line; # begins a comment, \"...\" keeps blanks, \\n is a "
 	"newline.\n"
@@ -139,6 +143,8 @@ int main(int argc, char **argv)
 		return pattern(argv + 2);
 	if (argc > 2 && !strcmp(argv[1], "hash"))
 		return hashes(argv + 2);
+	if (argc == 3 && !strcmp(argv[1], "regenerate"))
+		return mkfs_regenerate(argv[2]);
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "-m") && i + 1 < argc)
 			manifest = argv[++i];

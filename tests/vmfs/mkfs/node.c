@@ -25,7 +25,7 @@ struct node *node_new(struct mkfs *m, struct node *parent, const char *name, uin
 	n->type = type;
 	n->links = 1;
 	n->time = m->time++;
-	n->token = 1;
+	n->lock.token = 1;
 	return n;
 }
 
@@ -65,7 +65,7 @@ void node_link(struct mkfs *m, struct node *n)
 	d->child[d->children++] = n;
 	if (n->type == TYPE_DIR)
 		d->links++;
-	d->token++;
+	note_change(m, &d->lock);
 }
 
 static struct node *child_find(const struct node *d, const char *name, uint64_t len)
@@ -125,6 +125,7 @@ static struct node *node_make(struct mkfs *m, struct node *parent, const char *n
 
 	n->fd = addr_fd(m, res_take(m, RES_FDC, parent->fd));
 	n->gen = ++m->gen;
+	note_change(m, &n->lock);
 	return n;
 }
 
@@ -193,8 +194,7 @@ static uint64_t need_block(struct mkfs *m, struct node *n, uint64_t bn, const st
 		return addr;
 	if (n->zla == ZLA_SB) {
 		addr = addr_res(m, RES_SBC, res_take(m, RES_SBC, n->fd));
-	} else if (p && p->lfb && bn / per * per * m->block >= p->off &&
-		   (bn / per + 1) * per * m->block <= p->off + p->len) {
+	} else if (p && p->lfb && (bn / per + 1) * per * m->block <= n->length) {
 		map_lfb(m, n, bn, flags);
 		return node_at(n, bn);
 	} else {
@@ -380,7 +380,8 @@ void node_seal(struct mkfs *m, struct node *n, enum mkfs_layout l, bool pb2)
 	struct map *top = xalloc((n->maps + 1) * sizeof(*top));
 	uint64_t count = n->maps;
 
-	memcpy(top, n->map, count * sizeof(*top));
+	if (count)
+		memcpy(top, n->map, count * sizeof(*top));
 	if (l == MKFS_SINGLE || l == MKFS_DOUBLE) {
 		count = fold(m, n, top, count, top, pb2);
 		n->zla = pb2 ? ZLA_PB2 : ZLA_PB;
@@ -542,14 +543,6 @@ void mkfs_collide(struct mkfs *m, const char *dir, const char *prefix, uint64_t 
 	}
 }
 
-static void fd_lock(struct mkfs *m, const struct node *n, uint8_t *b)
-{
-	put32(b, LK_TYPE, LK_FD);
-	put64(b, LK_SELF, node_fd_vol(m, n));
-	put64(b, LK_TOKEN, n->token);
-	put64(b, LK_MTIME, ++m->seq);
-}
-
 static void fd_array(const struct mkfs *m, const struct node *n, uint8_t *b)
 {
 	if (n->resident) {
@@ -576,7 +569,7 @@ void node_image_fd(struct mkfs *m, struct node *n, uint8_t *buf)
 	uint8_t *b = buf + (m->six ? FD6_META : FD5_META);
 
 	memset(buf, 0, node_fd_size(m));
-	fd_lock(m, n, buf);
+	lock_put(m, buf, LK_FD, node_fd_vol(m, n), &n->lock);
 	put32(b, FD_ADDR, n->fd);
 	put32(b, FD_GEN, n->gen);
 	put32(b, FD_LINKS, n->links);
@@ -586,16 +579,16 @@ void node_image_fd(struct mkfs *m, struct node *n, uint8_t *buf)
 	put64(b, FD_BLOCKSIZE, n->block);
 	put64(b, FD_BLOCKS, n->nblocks);
 	put32(b, FD_MTIME, n->time);
-	put32(b, FD_CTIME, n->time);
-	put32(b, FD_ATIME, n->time);
+	put32(b, FD_CTIME, n->ctime ? n->ctime : n->time);
+	put32(b, FD_ATIME, n->atime ? n->atime : n->time);
 	put32(b, FD_MODE, n->mode);
 	put32(b, FD_ZLA, n->zla);
 	put32(b, FD_TBZ, n->tbz);
 	put32(b, FD_COW, n->cow);
-	put32(b, FD_NEW, (uint32_t)n->nblocks);
+	put32(b, FD_NEW, n->fresh ? n->fresh : (uint32_t)n->nblocks);
 	put32(b, FD_PBS, n->pbs);
 	if (m->version >= 5) {
-		put32(b, FD_AFFINITY, n->fd);
+		put32(b, FD_AFFINITY, n->affinity ? n->affinity : n->fd);
 		put32(b, FD_TBZSHIFT, n->tbz_shift);
 		b[FD_SHIFT] = (uint8_t)n->shift;
 	}
@@ -616,6 +609,9 @@ static void take_res(struct mkfs *m, struct node *n)
 		n->nblocks = r->blocks;
 		n->pbs = r->pbs;
 		n->zla = r->pbs ? ZLA_PB2 : ZLA_FB;
+		n->flags = r->pbs ? 8 : 0; /* M */
+		if (m->six && k == RES_FDC)
+			n->fresh = 1; /* M */
 		for (uint64_t i = 0; i < (r->pbs ? r->pbs : r->blocks); i++)
 			n->addr[i] = r->pbs ? r->pb[i] : addr_fb(m, r->block[i]);
 	}

@@ -49,6 +49,7 @@ void res_init(struct mkfs *m)
 			r->rpc = 16;
 		r->cgsize = (uint64_t)r->cpg * (r->hdr + (uint64_t)r->rpc * r->rsize);
 	}
+	m->lfb_note.token = 1;
 	if (m->six) {
 		m->res[RES_FBB].rpc = (uint32_t)(512 * MIB / m->block);
 		m->lfbs = (m->volume / m->block + m->res[RES_FBB].rpc - 1) / m->res[RES_FBB].rpc;
@@ -58,9 +59,14 @@ void res_init(struct mkfs *m)
 	}
 }
 
+uint64_t res_clusters(const struct res *r)
+{
+	return r->rpc ? (r->num + r->rpc - 1) / r->rpc : 0;
+}
+
 static uint64_t file_length(const struct mkfs *m, const struct res *r)
 {
-	uint64_t clusters = r->rpc ? (r->num + r->rpc - 1) / r->rpc : 0, in, len;
+	uint64_t clusters = res_clusters(r), in, len;
 	uint64_t group = clusters ? (clusters - 1) / r->cpg : 0;
 
 	if (m->six && r == &m->res[RES_FBB]) {
@@ -72,7 +78,7 @@ static uint64_t file_length(const struct mkfs *m, const struct res *r)
 		return RF_GROUP_OFFSET;
 	in = r->num - group * r->cpg * r->rpc;
 	len = RF_GROUP_OFFSET + group * r->cgsize + (uint64_t)r->cpg * r->hdr + in * r->rsize;
-	if (r == &m->res[RES_FDC]) /* M */
+	if (!m->six && r == &m->res[RES_FDC]) /* M */
 		len = (len + m->block - 1) / m->block * m->block;
 	return len;
 }
@@ -98,9 +104,11 @@ void res_extend(struct mkfs *m, struct res *r, uint64_t num)
 		r->owner = xgrow(r->owner, cap, r->cap, sizeof(*r->owner));
 		r->cap = cap;
 	}
-	if (clusters > r->txn_cap) {
-		r->txn = xgrow(r->txn, clusters * 2, r->txn_cap, sizeof(*r->txn));
-		r->txn_cap = clusters * 2;
+	if (clusters > r->notes) {
+		r->note = xgrow(r->note, clusters * 2, r->notes, sizeof(*r->note));
+		for (uint64_t c = r->notes; c < clusters * 2; c++)
+			r->note[c].token = 1;
+		r->notes = clusters * 2;
 	}
 	r->free += num - r->num;
 	r->num = num;
@@ -114,17 +122,28 @@ static void res_back(struct mkfs *m, struct res *r)
 		res_file_block(m, r, fb_take(m, r->fd));
 }
 
-void res_touch(struct res *r, uint64_t i)
+/* M: taking a lock and giving it back each count its token up. */
+void note_change(struct mkfs *m, struct note *n)
 {
-	r->txn[i / r->rpc]++;
+	n->hb = HB_BASE + m->hb_slot * (m->six ? m->mdalign : 512ull);
+	n->hb_gen = m->hb_gen;
+	n->token += 2;
+	n->txn++;
+	n->time = m->time;
+	n->mtime = ++m->seq;
 }
 
-static void mark(struct res *r, uint64_t i, uint32_t owner)
+void res_touch(struct mkfs *m, struct res *r, uint64_t i)
+{
+	note_change(m, &r->note[i / r->rpc]);
+}
+
+static void mark(struct mkfs *m, struct res *r, uint64_t i, uint32_t owner)
 {
 	r->used[i] = 1;
 	r->owner[i] = owner;
 	r->free--;
-	res_touch(r, i);
+	res_touch(m, r, i);
 }
 
 static uint64_t first_free(const struct res *r, uint64_t from)
@@ -145,7 +164,7 @@ uint64_t res_take(struct mkfs *m, enum res_kind k, uint32_t owner)
 		res_extend(m, r, r->num + r->rpc);
 	}
 	res_back(m, r);
-	mark(r, i, owner);
+	mark(m, r, i, owner);
 	if (!m->reuse)
 		r->next = i + 1;
 	return i;
@@ -160,7 +179,7 @@ void res_free(struct mkfs *m, enum res_kind k, uint64_t i)
 	r->used[i] = 0;
 	r->owner[i] = 0;
 	r->free++;
-	res_touch(r, i);
+	res_touch(m, r, i);
 }
 
 void fb_reserve(struct mkfs *m, uint64_t block, uint32_t owner)
@@ -169,7 +188,7 @@ void fb_reserve(struct mkfs *m, uint64_t block, uint32_t owner)
 
 	if (m->six)
 		m->lfb[block / r->rpc] = LFB_CHILD;
-	mark(r, block, owner);
+	mark(m, r, block, owner);
 	r->next = block + 1;
 }
 
@@ -241,12 +260,14 @@ uint64_t res_header_vol(const struct mkfs *m, const struct res *r, uint64_t c)
 	return res_file_vol(m, r, RF_GROUP_OFFSET + off);
 }
 
-static void lock_put(struct mkfs *m, uint8_t *h, uint32_t type, uint64_t vol, uint32_t txn)
+void lock_put(struct mkfs *m, uint8_t *h, uint32_t type, uint64_t vol, const struct note *n)
 {
 	put32(h, LK_TYPE, type);
 	put64(h, LK_SELF, vol);
-	put64(h, LK_TOKEN, 1 + txn);
-	put64(h, LK_MTIME, ++m->seq);
+	put64(h, LK_HB, n->hb);
+	put64(h, LK_HBGEN, n->hb_gen);
+	put64(h, LK_TOKEN, n->token);
+	put64(h, LK_MTIME, n->mtime ? n->mtime : ++m->seq);
 }
 
 static uint64_t cluster_total(const struct res *r, uint64_t c)
@@ -291,7 +312,15 @@ static void meta5(const struct res *r, uint64_t c, uint8_t *b)
 	put32(b, CM5_NEXT, next_free(r, c));
 	bitmap_put(r, c, 1, b + CM5_BITMAP);
 	if (r->lock_type == LK_FDC)
-		put32(b, CM5_TXN, r->txn[c]);
+		put32(b, CM5_TXN, r->note[c].txn);
+}
+
+static void swap32(uint32_t *a, uint32_t *b)
+{
+	uint32_t t = *a;
+
+	*a = *b;
+	*b = t;
 }
 
 /* Which descriptor has how many blocks of the cluster; the first pair is for the free ones. */
@@ -312,6 +341,11 @@ static void sfb_affinity(const struct res *r, uint64_t c, uint8_t *b)
 			fd[n++] = who;
 		count[j]++;
 	}
+	for (j = 2; j < n; j++) /* M: by descriptor */
+		for (uint32_t k = j; k > 1 && fd[k - 1] > fd[k]; k--) {
+			swap32(&fd[k - 1], &fd[k]);
+			swap32(&count[k - 1], &count[k]);
+		}
 	for (j = 0; j < n; j++) {
 		put32(b, CM6_AFF_SFB + 8ull * j, fd[j]);
 		put32(b, CM6_AFF_SFB + 8ull * j + 4, count[j]);
@@ -335,10 +369,11 @@ static void meta6(struct mkfs *m, const struct res *r, uint64_t c, uint8_t *b)
 	uint64_t aff = r->rpc == 256 ? CM6_AFF_256 : r->rpc == 32 ? CM6_AFF_32 : 0;
 
 	meta6_head(m, b, c, cluster_total(r, c), cluster_free(r, c));
-	if (r->txn[c]) {
-		put32(b, CM6_TXN, r->txn[c]);
+	if (r->note[c].txn) {
+		put32(b, CM6_TXN, r->note[c].txn);
 		memcpy(b + CM6_MAC, m->host_uuid + 10, 6);
-		put32(b, CM6_TIME, m->time);
+		put32(b, CM6_TIME, r->note[c].time);
+		put32(b, CM6_TXN2, r->note[c].txn2);
 	}
 	put32(b, CM6_NEXT, next_free(r, c));
 	bitmap_put(r, c, sfb ? 2 : 1, b + CM6_BITMAP);
@@ -353,7 +388,7 @@ static void cluster_write(struct mkfs *m, const struct res *r, uint64_t c, uint8
 	uint64_t vol = res_header_vol(m, r, c);
 
 	memset(h, 0, r->hdr);
-	lock_put(m, h, r->lock_type, vol, r->txn[c]);
+	lock_put(m, h, r->lock_type, vol, &r->note[c]);
 	if (m->six)
 		meta6(m, r, c, h + m->mdalign);
 	else
@@ -388,7 +423,7 @@ static void lfb_cluster_write(struct mkfs *m, uint64_t c)
 			nfree++;
 			next = i;
 		}
-	lock_put(m, h, LK_LFB, vol, 0);
+	lock_put(m, h, LK_LFB, vol, &m->lfb_note);
 	meta6_head(m, b, c, n, nfree);
 	put16(b, CM6_SLOTS, 7);
 	put32(b, CM6_NEXT, (uint32_t)next);
@@ -448,7 +483,7 @@ static void fbb6_header(struct mkfs *m, const struct res *r, uint8_t *h)
 
 static void res_write(struct mkfs *m, struct res *r)
 {
-	uint64_t clusters = r->rpc ? (r->num + r->rpc - 1) / r->rpc : 0, size = m->six ? 8192 : 512;
+	uint64_t clusters = res_clusters(r), size = m->six ? 8192 : 512;
 	bool fbb6 = m->six && r == &m->res[RES_FBB];
 	uint8_t *h = xalloc(8192);
 
