@@ -276,7 +276,7 @@ struct tree {
 #define ID_MIRROR(i) ((1ull << 40) + (i))
 #define ID_SLOT      (1ull << 41)
 #define ID_MADE      (1ull << 42)
-#define ID_PLACE     (1ull << 43)
+#define ID_PLACE     (1ull << 62)
 /* 0, 1, 2 ... in the order of addresses. */
 static inline uint64_t fd_number(uint32_t fd)
 {
@@ -385,6 +385,8 @@ int node_blk(struct rec *r, uint32_t node, unsigned flags, struct blk **out, str
 
 /* carve.c */
 int carve_find(struct rec *r, struct error *err);
+/* Where in the volume a place of a source is; UINT64_MAX: in none. *len shortened to the run. */
+uint64_t carve_volume_offset(struct rec *r, unsigned source, uint64_t pos, uint64_t *len);
 
 /* group.c */
 struct desc_extent;

@@ -106,10 +106,22 @@ static int block_used(struct rec *r, uint64_t vol)
 	return vmfs_addr_used(r->v, &a);
 }
 
-static void judge_deleted(struct rec *r, const struct node *n, uint64_t vol, uint64_t block,
-			  struct rec_range *x)
+/* A sub-block that the descriptor itself names. */
+static int sub_block_used(struct rec *r, const struct vmfs_inode *in, uint64_t off)
 {
-	uint64_t len = x->len, end;
+	uint64_t i = off >> in->block_shift;
+	struct vmfs_addr a;
+
+	if (in->zla != FS_ZLA_SB || i >= in->nr_addr ||
+	    vmfs_addr_parse(&vmfs_plan(r->v)->geo, in->address[i], &a) < 0)
+		return 0;
+	return vmfs_addr_used(r->v, &a);
+}
+
+static void judge_deleted(struct rec *r, const struct node *n, const struct vmfs_inode *in,
+			  uint64_t vol, struct rec_range *x)
+{
+	uint64_t len = x->len, end, block = 1ull << in->block_shift;
 	enum owner o = owners_at(r, vol, &len);
 	bool whole_block = block >= vmfs_plan(r->v)->geo.file_block_size;
 
@@ -137,6 +149,13 @@ static void judge_deleted(struct rec *r, const struct node *n, uint64_t vol, uin
 			return;
 		}
 	}
+	if (!whole_block) {
+		(void)cut(x, block - (x->off & (block - 1)));
+		if (sub_block_used(r, in, x->off) == 1) {
+			mark(x, REC_OVERWRITTEN, "this sub-block is in use again");
+			return;
+		}
+	}
 	if (discarded(r, x))
 		mark(x, REC_OVERWRITTEN, "reads as zeroes: discarded by the storage");
 }
@@ -155,6 +174,8 @@ static void judge_live(struct rec *r, uint64_t vol, struct rec_range *x)
 
 static void carved_range(struct rec *r, const struct node *n, uint64_t off, struct rec_range *x)
 {
+	uint64_t len, vol;
+
 	*x = (struct rec_range){.off = off,
 				.len = n->length - off,
 				.trust = REC_INFERRED,
@@ -162,6 +183,25 @@ static void carved_range(struct rec *r, const struct node *n, uint64_t off, stru
 				.source = (int)n->carved->source,
 				.source_off = n->carved->pos + off,
 				.why = "found by its content; taken to lie in one piece"};
+	if (off >= n->carved->len) {
+		x->source = -1;
+		mark(x, REC_UNREADABLE, "beyond the end of the device");
+		return;
+	}
+	(void)cut(x, n->carved->len - off);
+	len = x->len;
+	vol = carve_volume_offset(r, n->carved->source, x->source_off, &len);
+	if (vol != UINT64_MAX) {
+		enum owner o;
+
+		(void)cut(x, len);
+		o = owners_at(r, vol, &len);
+		(void)cut(x, len);
+		if (o != OWNER_NONE) {
+			mark(x, REC_OVERWRITTEN, "a live file has these blocks now");
+			return;
+		}
+	}
 	if (unreadable(r, x))
 		mark(x, REC_UNREADABLE, "the device cannot read it");
 }
@@ -197,7 +237,7 @@ static void data_range(struct rec *r, const struct node *n, const struct vmfs_in
 		return;
 	}
 	if (n->state == REC_DELETED)
-		judge_deleted(r, n, v->vol, 1ull << in->block_shift, x);
+		judge_deleted(r, n, in, v->vol, x);
 	else if (!n->system)
 		judge_live(r, v->vol, x);
 	if (x->trust == REC_OVERWRITTEN)
