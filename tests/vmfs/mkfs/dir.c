@@ -10,7 +10,7 @@ static void dir_store(struct mkfs *m, struct node *d, const uint8_t *buf, uint64
 		for (uint64_t i = 0; i < d->maps; i++)
 			addr_free(m, d->map[i].addr);
 		d->maps = 0;
-		memset(d->addr, 0, sizeof(d->addr));
+		memset(node_addrs(d), 0, FD6_ADDRS * sizeof(*d->addr));
 		d->zla = ZLA_FB;
 		d->block = m->block;
 		d->shift = (unsigned int)__builtin_ctzll(m->block);

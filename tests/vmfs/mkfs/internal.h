@@ -74,7 +74,7 @@ struct node {
 	uint64_t length, block, nblocks;
 	unsigned int shift, tbz_shift;
 	uint32_t tbz, cow, pbs, lfbs, last_sfb;
-	uint64_t addr[FD6_ADDRS];
+	uint64_t *addr; /* FD6_ADDRS of them, or NULL: none yet */
 	uint8_t *resident;
 	struct map *map;
 	uint64_t maps, maps_cap;
@@ -122,7 +122,7 @@ struct mkfs {
 	uint64_t deletes, deletes_cap;
 	bool scatter, reuse;
 };
-enum { MKFS_LISTED_MAX = 20000 }; /* a larger fill is only counted in the manifest */
+enum { MKFS_LISTED_MAX = 5000 }; /* a larger fill is only counted in the manifest */
 enum lfb_state { LFB_FREE, LFB_CHILD, LFB_FILE };
 
 /* util.c */
@@ -187,6 +187,7 @@ void node_seal(struct mkfs *m, struct node *n, enum mkfs_layout layout, bool pb2
 void node_put(struct mkfs *m, struct node *n, uint64_t off, const void *buf, uint64_t len);
 uint64_t node_step(const struct mkfs *m, const struct node *n, uint64_t off, uint64_t *vol);
 void piece_bytes(const struct piece *p, uint64_t off, void *buf, uint64_t len);
+uint64_t *node_addrs(struct node *n);
 void node_free(struct node *n);
 
 /* dir.c */

@@ -49,7 +49,7 @@ static const char HELP[] =
 	"rdm PATH [size=N] [id=SCSI-ID]\n"
 	"fill DIR [count=N] [prefix=P] [size=N]     many files; not listed one by one in the "
 	"manifest\n"
-	"                                           unless there are fewer than 20000\n"
+	"                                           unless there are fewer than 5000\n"
 	"collide DIR [count=N] [prefix=P]           VMFS6: empty files with one hash slot\n"
 	"delete PATH [grade=1|2|3] [unmap] [dirent=address|zero|compact]\n"
 	"    grade 1            descriptor intact, only bitmaps say free\n"

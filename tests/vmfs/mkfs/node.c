@@ -38,6 +38,7 @@ void node_free(struct node *n)
 		free(n->piece[i].text);
 	}
 	free(n->name);
+	free(n->addr);
 	free(n->resident);
 	free(n->map);
 	free(n->piece);
@@ -46,6 +47,13 @@ void node_free(struct node *n)
 	free(n->child);
 	free(n->target);
 	free(n);
+}
+
+uint64_t *node_addrs(struct node *n)
+{
+	if (!n->addr)
+		n->addr = xalloc(FD6_ADDRS * sizeof(*n->addr));
+	return n->addr;
 }
 
 /* Enter it in its directory. */
@@ -369,11 +377,6 @@ static uint64_t fold(struct mkfs *m, struct node *n, const struct map *in, uint6
 	return made;
 }
 
-static uint64_t count_blocks(const struct node *n)
-{
-	return n->maps;
-}
-
 /* The content is there: make the pointer blocks and the address array. */
 void node_seal(struct mkfs *m, struct node *n, enum mkfs_layout l, bool pb2)
 {
@@ -393,9 +396,9 @@ void node_seal(struct mkfs *m, struct node *n, enum mkfs_layout l, bool pb2)
 	for (uint64_t i = 0; i < count; i++) {
 		if (top[i].bn >= (m->six ? FD6_ADDRS : FD5_ADDRS))
 			mkfs_die("%s: too long for its layout", n->name);
-		n->addr[top[i].bn] = top[i].addr;
+		node_addrs(n)[top[i].bn] = top[i].addr;
 	}
-	n->nblocks = count_blocks(n);
+	n->nblocks = n->maps;
 	free(top);
 }
 
@@ -548,9 +551,9 @@ static void fd_array(const struct mkfs *m, const struct node *n, uint8_t *b)
 	if (n->resident) {
 		memcpy(b + (m->six ? FD6_DATA : FD5_DATA), n->resident,
 		       m->six ? FD6_RESIDENT : FD5_RESIDENT);
-	} else if (m->six) {
-		memcpy(b + FD6_ARRAY, n->addr, sizeof(n->addr));
-	} else {
+	} else if (m->six && n->addr) {
+		memcpy(b + FD6_ARRAY, n->addr, FD6_ADDRS * sizeof(*n->addr));
+	} else if (n->addr) {
 		for (unsigned int i = 0; i < FD5_ADDRS; i++)
 			put32(b, FD5_DATA + 4ull * i, (uint32_t)n->addr[i]);
 	}
@@ -613,7 +616,7 @@ static void take_res(struct mkfs *m, struct node *n)
 		if (m->six && k == RES_FDC)
 			n->fresh = 1; /* M */
 		for (uint64_t i = 0; i < (r->pbs ? r->pbs : r->blocks); i++)
-			n->addr[i] = r->pbs ? r->pb[i] : addr_fb(m, r->block[i]);
+			node_addrs(n)[i] = r->pbs ? r->pb[i] : addr_fb(m, r->block[i]);
 	}
 }
 

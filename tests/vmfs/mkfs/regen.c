@@ -248,9 +248,10 @@ static void parse_node(struct regen *g, struct node *n)
 		return;
 	}
 	for (uint64_t i = 0; i < (m->six ? FD6_ADDRS : FD5_ADDRS); i++) {
-		n->addr[i] = array_at(m, raw, i);
-		if (n->addr[i])
-			node_map(n, i, n->addr[i]);
+		uint64_t a = array_at(m, raw, i);
+
+		if (a)
+			node_map(n, i, node_addrs(n)[i] = a);
 	}
 }
 
