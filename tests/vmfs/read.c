@@ -3,6 +3,7 @@
  *
  * The writer shares no code with the reader; what both could have wrong in the same way is compared
  * with volumes of ESXi (tests/unit/vmfs/volumes.c) and with other readers (mkfs_readers.py). */
+#define TEST_TIMEOUT_S 300
 #include "vmfs_fixture.h"
 
 #include "mkfs.h"
