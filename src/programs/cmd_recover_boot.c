@@ -182,7 +182,7 @@ static int find_kernel(struct recover *rc, const struct rec_vm *vm, struct recov
 		if (r == 0)
 			r = guestfs_open(&g, b, err);
 		if (r == 0)
-			r = recover_kernel_find(g, k, err);
+			r = recover_kernel_find(g, i, k, err);
 		guestfs_close(g);
 		blk_close(b);
 	}
@@ -210,7 +210,7 @@ static int prepare(struct recover *rc, struct rec_vm *vm, struct error *err)
 	if (r == 0 && !boot.kernel)
 		r = find_kernel(rc, vm, &k, err);
 	if (r == 0 && k.kernel) {
-		recover_say(rc, "kernel of %s", k.from);
+		recover_say(rc, "booting %s", k.from);
 		r = put_file(rc, "kernel", k.kernel, k.kernel_len, err);
 	}
 	if (r == 0 && k.initrd)
@@ -300,7 +300,7 @@ static void make_command(const struct recover *rc, struct command *c)
 		add(c, "%u", boot.nr_cpus);
 	for (unsigned i = 0; i < boot.nr_disks; i++) {
 		add(c, "--disk");
-		add(c, "%s/.disks/vm/disk%u.raw,readonly=on,overlay=on", boot.mnt, i);
+		add(c, "%s/.disks/vm/disk%u.raw,overlay=on", boot.mnt, i);
 	}
 	for (unsigned i = 0; i < rc->nr_rest; i++)
 		add(c, "%s", rc->rest[i]);
@@ -375,6 +375,7 @@ const struct recover_command recover_boot = {
 	.options = options,
 	.extra_args = 1,
 	.takes_rest = true,
+	.depth = REC_META,
 	.option = take_option,
 	.before = before,
 	.work = work,

@@ -355,7 +355,7 @@ static int work(struct recover *rc)
 	struct walk w = {.rc = rc, .err = &err};
 	struct rec_entry e;
 	char trust[160];
-	int r = rec_lookup(rc->rec, rc->path, &e, &err);
+	int r = recover_find(rc, &e, &err);
 
 	if (r == 0 && e.is_dir && !opt.recursive)
 		r = err_set(&err, EISDIR, "'%s' is a directory: -r copies it", rc->path);

@@ -136,7 +136,7 @@ static int info_work(struct recover *rc)
 		print_volume(rc);
 		return HV_EXIT_OK;
 	}
-	if (rec_lookup(rc->rec, rc->path, &e, &err) < 0)
+	if (recover_find(rc, &e, &err) < 0)
 		return recover_fail(rc, &err);
 	if (rc->opt.json) {
 		recover_json_entry(&j, rc, &e, true);
@@ -202,7 +202,7 @@ static int cat_work(struct recover *rc)
 	struct rec_entry e;
 	struct blk *b = NULL;
 	char trust[160];
-	int r = rec_lookup(rc->rec, rc->path, &e, &err);
+	int r = recover_find(rc, &e, &err);
 
 	if (r == 0 && e.is_dir)
 		r = err_set(&err, EISDIR, "'%s' is a directory (`hv recover ls` lists it)",

@@ -33,8 +33,7 @@ static bool hidden(const struct rec_entry *e)
 /* The entry that SOURCE:/PATH names, or the root. */
 static int find(struct recover *rc, struct rec_entry *e, struct error *err)
 {
-	return rc->path ? rec_lookup(rc->rec, rc->path, e, err)
-			: rec_entry(rc->rec, REC_ROOT, e, err);
+	return rc->path ? recover_find(rc, e, err) : rec_entry(rc->rec, REC_ROOT, e, err);
 }
 
 /* --- ls ----------------------------------------------------------------------------------------

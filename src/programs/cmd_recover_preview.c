@@ -268,7 +268,7 @@ static int work(struct recover *rc)
 	struct error err = {0};
 	struct in_dir d = {&p, &err};
 	struct rec_entry e;
-	int r = rec_lookup(rc->rec, rc->path, &e, &err);
+	int r = recover_find(rc, &e, &err);
 
 	if (r == 0 && rc->opt.json)
 		json_begin(&p.json, NULL, true);

@@ -59,7 +59,7 @@ static void print_volumes(struct recover *rc)
 	}
 }
 
-static void json_volumes(struct recover *rc, struct json *j)
+void recover_json_volumes(struct json *j, struct recover *rc)
 {
 	const struct rec_volume *v;
 	unsigned n = rec_volumes(rc->rec, &v);
@@ -143,22 +143,30 @@ static int json_vm(void *opaque, const struct rec_vm *vm)
 	return 0;
 }
 
+int recover_json_vms(struct json *j, struct recover *rc, struct error *err)
+{
+	struct vm_json o = {rc, j};
+	int r;
+
+	json_begin(j, "machines", true);
+	r = rec_vms(rc->rec, json_vm, &o, err);
+	json_end(j);
+	return r;
+}
+
 static int scan_json(struct recover *rc, const struct counts *c, struct error *err)
 {
 	struct json j = {.f = stdout};
-	struct vm_json o = {rc, &j};
 	int r;
 
 	json_begin(&j, NULL, false);
-	json_volumes(rc, &j);
+	recover_json_volumes(&j, rc);
 	json_begin(&j, "files", false);
 	for (unsigned s = 0; s <= REC_MADE; s++)
 		json_number(&j, rec_state_name((enum rec_state)s), c->by_state[s]);
 	json_number(&j, "doubtful", c->doubtful);
 	json_end(&j);
-	json_begin(&j, "machines", true);
-	r = rec_vms(rc->rec, json_vm, &o, err);
-	json_end(&j);
+	r = recover_json_vms(&j, rc, err);
 	if (rec_notes(rc->rec))
 		json_text(&j, "notes", rec_notes(rc->rec));
 	if (rc->findings_path)

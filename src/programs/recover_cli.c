@@ -574,14 +574,14 @@ static int open_recovery(struct recover *rc, struct error *err)
 	return rec_open(&rc->rec, &cfg, err);
 }
 
-static int scan(struct recover *rc, struct error *err)
+static int scan(struct recover *rc, enum rec_depth depth, struct error *err)
 {
 	struct shown shown = {.rc = rc};
 	const struct recover_options *o = &rc->opt;
 	struct rec_scan scan = {
-		.depth = o->full ? REC_FULL : rc->cmd->depth,
+		.depth = o->full ? REC_FULL : depth,
 		.deepen = !o->shallow,
-		.again = o->again,
+		.again = o->again && !rc->scanned,
 		.volume = o->volume,
 		.threads = o->threads,
 		.stop = is_interrupted,
@@ -592,9 +592,20 @@ static int scan(struct recover *rc, struct error *err)
 	if (o->progress || (rc->on_terminal && !o->quiet && !o->no_progress))
 		scan.progress = on_progress;
 	r = rec_scan(rc->rec, &scan, err);
+	rc->scanned = true;
 	if (shown.any)
 		fputs("\r\033[K", stderr);
 	return r;
+}
+
+int recover_find(struct recover *rc, struct rec_entry *e, struct error *err)
+{
+	int r = rec_lookup(rc->rec, rc->path, e, err);
+
+	if (r != -ENOENT || rc->cmd->depth >= REC_META || rc->opt.shallow || rc->opt.full)
+		return r;
+	r = scan(rc, REC_META, err);
+	return r < 0 ? r : rec_lookup(rc->rec, rc->path, e, err);
 }
 
 static int work(struct recover *rc)
@@ -605,7 +616,7 @@ static int work(struct recover *rc)
 	if (r == 0)
 		r = jail_enter(&(struct jail){0}, &err);
 	if (r == 0)
-		r = scan(rc, &err);
+		r = scan(rc, rc->cmd->depth, &err);
 	if (r == -EINTR)
 		fprintf(stderr,
 			"hv recover %s: interrupted; what was found is kept, and the same command "

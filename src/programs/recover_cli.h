@@ -73,17 +73,21 @@ struct recover {
 	struct rec *rec;
 	char *findings_path;
 	int ctl, disk; /* the worker's ends to the process outside, or that one's to the worker */
-	bool on_terminal;
+	bool on_terminal, scanned;
 	struct recover_target target;
 	void *own; /* the sub-command's */
 };
 
 extern const struct recover_command recover_scan, recover_ls, recover_tree, recover_info,
 	recover_cat, recover_cp, recover_check, recover_carve, recover_mount, recover_preview,
-	recover_boot;
+	recover_boot, recover_report;
 
 /* Options, sources, the processes: the exit status. */
 int recover_main(const struct recover_command *cmd, int argc, char **argv);
+
+/* In the worker: the entry SOURCE:/PATH names; what is not there is looked for among what was
+ * deleted. */
+int recover_find(struct recover *rc, struct rec_entry *e, struct error *err);
 
 /* --- words -------------------------------------------------------------------------------------
  */
@@ -98,6 +102,9 @@ const char *recover_time_text(uint32_t when, char *buf, size_t cap);
 const char *recover_safe_text(const char *text, char *buf, size_t cap);
 /* "exact", or "12.4 MiB inferred, 3 KiB overwritten" */
 const char *recover_trust_text(const struct rec_entry *e, char *buf, size_t cap);
+/* "volumes": [...], "machines": [...] */
+void recover_json_volumes(struct json *j, struct recover *rc);
+int recover_json_vms(struct json *j, struct recover *rc, struct error *err);
 void recover_json_entry(struct json *j, struct recover *rc, const struct rec_entry *e, bool ranges);
 
 /* --- sources: recover_sources.c ----------------------------------------------------------------

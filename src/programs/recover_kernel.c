@@ -149,7 +149,20 @@ static bool there(struct guestfs *g, unsigned part, const char *path)
 	return guestfs_stat(g, part, path, &f, NULL) == 0 && !f.is_dir;
 }
 
-static int from_directory(struct guestfs *g, unsigned part, const char *dir, struct choice *c)
+static void name_root(struct guestfs *g, unsigned part, unsigned disk, struct choice *c)
+{
+	const struct guestfs_part *list;
+	char number[16] = "";
+
+	guestfs_parts(g, &list);
+	if (list[part].number)
+		snprintf(number, sizeof(number), "%u", list[part].number);
+	snprintf(c->append, sizeof(c->append), "root=/dev/vd%c%s ro", 'a' + (int)(disk % 26),
+		 number);
+}
+
+static int from_directory(struct guestfs *g, unsigned part, unsigned disk, const char *dir,
+			  struct choice *c)
 {
 	static const char *const initrds[] = {"%s/initrd.img-%s", "%s/initramfs-%s.img",
 					      "%s/initrd-%s"};
@@ -168,7 +181,7 @@ static int from_directory(struct guestfs *g, unsigned part, const char *dir, str
 	}
 	/* Where the kernel lies in /boot of a root file system, that is the root. */
 	if (*dir)
-		snprintf(c->append, sizeof(c->append), "root=/dev/vda%u ro", part + 1);
+		name_root(g, part, disk, c);
 	return 0;
 }
 
@@ -217,13 +230,16 @@ static int load(struct guestfs *g, unsigned part, const struct choice *c, struct
 		return r;
 	guestfs_parts(g, &list);
 	finish_append(k, c->append);
-	if (snprintf(k->from, sizeof(k->from), "partition %u: %s", list[part].number, c->kernel) >=
-	    (int)sizeof(k->from))
-		k->from[sizeof(k->from) - 2] = '.';
+	if (list[part].number)
+		snprintf(k->from, sizeof(k->from), "%s of partition %u", c->kernel,
+			 list[part].number);
+	else
+		snprintf(k->from, sizeof(k->from), "%s", c->kernel);
 	return 0;
 }
 
-int recover_kernel_find(struct guestfs *g, struct recover_kernel *k, struct error *err)
+int recover_kernel_find(struct guestfs *g, unsigned disk, struct recover_kernel *k,
+			struct error *err)
 {
 	const struct guestfs_part *list;
 	unsigned n = guestfs_parts(g, &list);
@@ -235,8 +251,8 @@ int recover_kernel_find(struct guestfs *g, struct recover_kernel *k, struct erro
 		if (list[i].readable && from_grub(g, i, c) == 0)
 			r = load(g, i, c, k, err);
 	for (unsigned i = 0; i < n && r == -ENOENT; i++)
-		if (list[i].readable &&
-		    (from_directory(g, i, "/boot", c) == 0 || from_directory(g, i, "", c) == 0))
+		if (list[i].readable && (from_directory(g, i, disk, "/boot", c) == 0 ||
+					 from_directory(g, i, disk, "", c) == 0))
 			r = load(g, i, c, k, err);
 	free(c);
 	if (r == -ENOENT)

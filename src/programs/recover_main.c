@@ -12,7 +12,7 @@
 static const struct recover_command *const commands[] = {
 	&recover_scan, &recover_ls,    &recover_tree,    &recover_info,
 	&recover_cat,  &recover_cp,    &recover_preview, &recover_mount,
-	&recover_boot, &recover_check, &recover_carve,
+	&recover_boot, &recover_check, &recover_carve,   &recover_report,
 };
 
 static void print_help(FILE *out)
