@@ -1,8 +1,9 @@
 /* source/folder.c - see folder.h: a page is a table with a row for each file: a link, a date, a
  * size.  (A datacenter's shows its datastores, with other columns.)
  *
- * libxml2's parser is only told of tags and text as they come; it builds nothing and is stopped at
- * a depth no such page has. */
+ * libxml2's parser only tells of tags and text as they come; it builds nothing and is stopped at a
+ * depth no such page has.  It compares each attribute of a tag with all before, so it gets no page
+ * with tags that have very many. */
 #include "source/folder.h"
 
 #include "base/error.h"
@@ -19,7 +20,9 @@
 enum {
 	MAX_PAGE = 8 * MiB,
 	MAX_ENTRIES = 65536,
-	MAX_DEPTH = 128,
+	MAX_DEPTH = 32,
+	MAX_TAG = 8 * KiB,
+	MAX_MARKS = 64, /* blanks, quotes and = in a tag */
 	MAX_NAME = 255,
 	MAX_URL = 4096,
 	MAX_TEXT = 512,
@@ -63,7 +66,9 @@ static char *part(CURLU *u, CURLUPart what)
 {
 	char *text = NULL;
 
-	return curl_url_get(u, what, &text, CURLU_DEFAULT_PORT) == CURLUE_OK ? text : NULL;
+	unsigned flags = what == CURLUPART_PORT ? CURLU_DEFAULT_PORT : 0;
+
+	return curl_url_get(u, what, &text, flags) == CURLUE_OK ? text : NULL;
 }
 
 static bool same(CURLU *a, CURLU *b, CURLUPart what)
@@ -332,7 +337,61 @@ static void on_text(void *opaque, const xmlChar *text, int len)
 	row->text[row->column][*have] = 0;
 }
 
-static int parse(struct page *p, const char *html, size_t len)
+/* One tag, from behind its '<' on: its length, or 0 when it is none that such a page has.  Stricter
+ * than any parser, so that none can see a tag go on where this sees it end: quotes only around
+ * values, no '<' or '>' in it. */
+static size_t tag_length(const char *from, size_t len)
+{
+	bool comment = len >= 3 && !memcmp(from, "!--", 3), value = false;
+	unsigned marks = 0;
+	char quote = 0;
+
+	for (size_t i = 0; i < MIN(len, (size_t)MAX_TAG); i++) {
+		char c = from[i];
+
+		if (c == '<')
+			return 0;
+		if (c == '>' && !quote)
+			return i + 1;
+		if (comment || *from == '!')
+			continue;
+		if (c == '>' || marks > MAX_MARKS)
+			return 0;
+		if (quote) {
+			quote = c == quote ? 0 : quote;
+			continue;
+		}
+		if (c == '"' || c == '\'') {
+			if (!value)
+				return 0;
+			quote = c;
+		}
+		marks += c == '=' || c == '"' || c == '\'' || isspace((unsigned char)c);
+		value = c == '=' || (value && isspace((unsigned char)c));
+	}
+	return 0;
+}
+
+static bool check_tags(const char *html, size_t len)
+{
+	for (size_t at = 0, n; at < len; at += n) {
+		const char *open = memchr(html + at, '<', len - at);
+
+		if (!open)
+			break;
+		at = (size_t)(open - html) + 1;
+		n = tag_length(html + at, len - at);
+		if (!n)
+			return false;
+	}
+	return !len || !memchr(html, 0, len);
+}
+
+static void say_nothing(void *opaque, const char *format, ...)
+{
+}
+
+static int feed(struct page *p, const char *html, size_t len)
 {
 	htmlSAXHandler sax = {.startElement = on_start,
 			      .endElement = on_end,
@@ -344,7 +403,7 @@ static int parse(struct page *p, const char *html, size_t len)
 	if (!ctxt)
 		return -ENOMEM;
 	htmlCtxtUseOptions(ctxt, HTML_PARSE_NONET | HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING |
-					 HTML_PARSE_NOIMPLIED);
+					 HTML_PARSE_NOIMPLIED | HTML_PARSE_IGNORE_ENC);
 	for (size_t at = 0; at < len && !p->stop && !p->no_memory; at += FEED)
 		htmlParseChunk(ctxt, html + at, (int)MIN(len - at, (size_t)FEED), 0);
 	if (!p->stop && !p->no_memory)
@@ -353,6 +412,27 @@ static int parse(struct page *p, const char *html, size_t len)
 		end_row(p);
 	htmlFreeParserCtxt(ctxt);
 	return p->no_memory ? -ENOMEM : p->stop ? -ELOOP : 0;
+}
+
+/* Links have their special characters percent-encoded; what else is not UTF-8 is nobody's name, and
+ * the parser has its troubles with it. */
+static int parse(struct page *p, const char *html, size_t len)
+{
+	xmlGenericErrorFunc was = xmlGenericError; /* this thread's */
+	void *was_context = xmlGenericErrorContext;
+	char *text = len ? strndup(html, len) : strdup("");
+	int r;
+
+	if (!text)
+		return -ENOMEM;
+	if (!xmlCheckUTF8((const xmlChar *)text))
+		for (char *c = text; *c; c++)
+			*c = (unsigned char)*c < 0x80 ? *c : '?';
+	xmlSetGenericErrorFunc(NULL, say_nothing);
+	r = feed(p, text, len);
+	xmlSetGenericErrorFunc(was_context, was);
+	free(text);
+	return r;
 }
 
 int source_folder_parse(const char *html, size_t len, const char *url, struct source_listing *out,
@@ -373,7 +453,7 @@ int source_folder_parse(const char *html, size_t len, const char *url, struct so
 		r = err_set(err, EFBIG, "'%s': the server's list is larger than %d MiB", url,
 			    (int)(MAX_PAGE / MiB));
 	if (!r) {
-		r = parse(p, html, len);
+		r = check_tags(html, len) ? parse(p, html, len) : -ELOOP;
 		if (r == -ELOOP)
 			err_set(err, EINVAL, "'%s' is not the list of a datastore browser", url);
 	}
@@ -432,11 +512,11 @@ static int get_page(struct http_site *site, const char *url, uint8_t *buf, size_
 		return status;
 	if (status != 200)
 		return http_status_error(site, url, status, err);
+	if (strncasecmp(reply.type, "text/html", 9))
+		return err_set(err, ENOTDIR, "'%s' is not the list of a datastore browser", url);
 	if (reply.overrun)
 		return err_set(err, EFBIG, "'%s': the server's list is larger than %d MiB", url,
 			       (int)(MAX_PAGE / MiB));
-	if (strncasecmp(reply.type, "text/html", 9))
-		return err_set(err, ENOTDIR, "'%s' is not the list of a datastore browser", url);
 	return 0;
 }
 

@@ -157,7 +157,8 @@ static int read_cached(struct http_disk *d, uint8_t *to, size_t len, uint64_t of
 	r = fetch(d, data, MIN(CHUNK, d->size - start), start);
 	if (r < 0) {
 		free(data);
-		return r;
+		/* Only some of it may be what the server cannot read. */
+		return r == -EIO ? fetch(d, to, len, off) : r;
 	}
 	memcpy(to, data + (off - start), len);
 	chunk_store(d, index, data);
