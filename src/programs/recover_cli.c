@@ -248,7 +248,7 @@ static const struct option common[] = {
 	{"json", no_argument, NULL, OPT_JSON},
 	{"no-progress", no_argument, NULL, OPT_NO_PROGRESS},
 	{"password-file", required_argument, NULL, OPT_PASSWORD},
-	{"ca-file", required_argument, NULL, OPT_CA},
+	{"cacert", required_argument, NULL, OPT_CA},
 	{"pin", required_argument, NULL, OPT_PIN},
 	{"ssh", required_argument, NULL, OPT_SSH},
 	{"allow-ref", required_argument, NULL, OPT_ALLOW_REF},
@@ -272,7 +272,7 @@ static const char common_help[] =
 	"  --retries N         how often a sector that cannot be read is tried again (2)\n"
 	"  --threads N         how many threads scan (one per CPU)\n"
 	"  --password-file F   the password for https:// is the first line of F\n"
-	"  --ca-file F         who may sign the server's certificate (PEM)\n"
+	"  --cacert F          who may sign the server's certificate (PEM)\n"
 	"  --pin KEY           the server's public key must be this: sha256//BASE64\n"
 	"  --ssh COMMAND       the ssh program and its options (ssh)\n"
 	"  --allow-ref DIR     files that an image names may also lie under DIR\n"
