@@ -95,10 +95,23 @@ static void check_alignment(struct cpu *cpu, gva_t lin, unsigned size)
 		cpu_fault(cpu, X86_EXC_AC, 0);
 }
 
+/* What the TLB knows of the page at lin for this kind of access; NULL: nothing. */
+static uint8_t *known_hva(struct cpu *cpu, gva_t lin, bool write, bool sys)
+{
+	struct tlb *t = sys ? cpu->tlb_sys : cpu->tlb;
+	const struct tlb_entry *e = tlb_slot(write ? t->wr : t->rd, lin);
+
+	return tlb_hit(e, lin, 1) ? (uint8_t *)(lin + e->addend) : NULL;
+}
+
 static struct piece piece_at(struct cpu *cpu, gva_t lin, unsigned len, bool write, bool sys)
 {
-	gpa_t gpa = translate(cpu, lin, write, sys);
+	uint8_t *hva = known_hva(cpu, lin, write, sys);
+	gpa_t gpa;
 
+	if (hva)
+		return (struct piece){vm_gpa(cpu->vm, hva), hva, len};
+	gpa = translate(cpu, lin, write, sys);
 	return (struct piece){gpa, vm_hva(cpu->vm, gpa), len};
 }
 

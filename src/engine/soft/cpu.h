@@ -33,7 +33,7 @@
  * The tag of an invalid entry is TLB_INVALID, never a page address.
  * wr has no entry for: MMIO, pages whose code_lines != 0, clean PTEs (D=0), and, while dirty
  * tracking is on, pages not yet marked dirty.  rd and wr never map MMIO. */
-#define TLB_ENTRIES 1024u
+#define TLB_ENTRIES 4096u
 #define TLB_INVALID (~0ull)
 
 struct tlb_entry {
@@ -369,4 +369,14 @@ static inline uint8_t *vm_hva(const struct soft_vm *vm, gpa_t gpa)
 		if (gpa - vm->ram[i].gpa < vm->ram[i].size)
 			return vm->ram[i].hva + (gpa - vm->ram[i].gpa);
 	return NULL;
+}
+
+/* The reverse, for an address inside RAM. */
+static inline gpa_t vm_gpa(const struct soft_vm *vm, const uint8_t *hva)
+{
+	unsigned i = 0;
+
+	while (i + 1 < vm->nr_ram && (uintptr_t)hva - (uintptr_t)vm->ram[i].hva >= vm->ram[i].size)
+		i++;
+	return vm->ram[i].gpa + ((uintptr_t)hva - (uintptr_t)vm->ram[i].hva);
 }
