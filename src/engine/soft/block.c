@@ -57,8 +57,9 @@ static void links_clear(struct block *b)
 
 int block_cache_create(struct cpu *cpu, struct error *err)
 {
-	/* Shared out so that big guests stay within one budget; a refill costs milliseconds. */
-	size_t size = MAX(48 * MiB / cpu->vm->nr_cpus, 6 * MiB);
+	/* Shared out so that big guests stay within one budget.  A compiler is 150 thousand blocks
+	 * of 600 bytes: with less room than that it is decoded again and again. */
+	size_t size = MAX(256 * MiB / cpu->vm->nr_cpus, 32 * MiB);
 	struct block_cache *c = calloc(1, sizeof(*c));
 
 	if (!c)

@@ -47,8 +47,8 @@ struct block {
 	struct insn insns[];
 };
 
-#define BLOCK_JUMP_ENTRIES 4096u
-#define BLOCK_HASH_HEADS   32768u
+#define BLOCK_JUMP_ENTRIES 8192u
+#define BLOCK_HASH_HEADS   131072u
 
 struct block_cache {
 	struct block *jump[BLOCK_JUMP_ENTRIES]; /* by linear address; never NULL */

@@ -31,7 +31,7 @@ struct region {
 /* Shared out so that big guests stay within one budget. */
 static void region_sizes(struct region *r, unsigned nr_cpus)
 {
-	r->code = MAX(ALIGN_UP(128 * MiB / nr_cpus, MiB), 32 * MiB);
+	r->code = MAX(ALIGN_UP(256 * MiB / nr_cpus, MiB), 48 * MiB);
 	r->meta = r->code;
 	r->total = CPU_ROOM + r->meta + r->code;
 }
