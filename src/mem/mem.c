@@ -51,7 +51,7 @@ struct mem {
 	uint8_t *base;
 	struct mem_page *pages;
 	_Atomic bool tracking;
-	void (*code_written)(void *opaque);
+	void (*code_written)(void *opaque, struct mem_page *page);
 	void *code_opaque;
 	unsigned nr_ranges;
 	struct mem_range ranges[MEM_MAX_RANGES]; /* sorted by gpa */
@@ -329,7 +329,8 @@ static uint64_t line_mask(uint64_t start, uint64_t end)
 	return (~0ull >> (63 - (last - first))) << first;
 }
 
-void mem_watch_code(struct mem *m, void (*written)(void *opaque), void *opaque)
+void mem_watch_code(struct mem *m, void (*written)(void *opaque, struct mem_page *page),
+		    void *opaque)
 {
 	m->code_written = written;
 	m->code_opaque = opaque;
@@ -343,7 +344,7 @@ static inline void page_wrote(struct mem *m, struct mem_page *p, uint64_t start,
 	if (unlikely(lines) && (lines & line_mask(start, end))) {
 		atomic_fetch_add_explicit(&p->gen, 1, memory_order_release);
 		if (m->code_written)
-			m->code_written(m->code_opaque);
+			m->code_written(m->code_opaque, p);
 	}
 	if (unlikely(atomic_load_explicit(&m->tracking, memory_order_relaxed)))
 		atomic_fetch_or_explicit(&p->flags, MEM_PAGE_DIRTY, memory_order_release);

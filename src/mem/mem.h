@@ -91,9 +91,10 @@ uint64_t mem_hole(struct mem *m, gpa_t gpa, uint64_t len);
 
 /* Engines only: the page record of a RAM gpa, NULL when not RAM. */
 struct mem_page *mem_page(struct mem *m, gpa_t gpa);
-/* Engines only: call written after each write that has raised a page's gen, on the thread that
+/* Engines only: call written after each write that has raised the page's gen, on the thread that
  * wrote.  Set before anybody writes; NULL: nobody is to be told. */
-void mem_watch_code(struct mem *m, void (*written)(void *opaque), void *opaque);
+void mem_watch_code(struct mem *m, void (*written)(void *opaque, struct mem_page *page),
+		    void *opaque);
 
 /* Dirty tracking for snapshots and migration.  fetch: bit n of bitmap = page n of the range was
  * written since the last fetch.  gpa and size are page-aligned and inside one RAM range. */

@@ -201,19 +201,14 @@ void block_drop_writes(struct soft_vm *vm)
 			nanosleep(&pause, NULL);
 }
 
-static void tell_others(struct cpu *cpu, uint32_t event)
+static void purge_everybody(struct cpu *cpu)
 {
 	struct soft_vm *vm = cpu->vm;
 
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
-		if (vm->cpus[i] && vm->cpus[i] != cpu)
-			atomic_fetch_or(&vm->cpus[i]->events, event);
-}
-
-static void purge_everybody(struct cpu *cpu)
-{
 	block_purge(cpu);
-	tell_others(cpu, CPU_EV_PURGE);
+		if (vm->cpus[i] && vm->cpus[i] != cpu)
+			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_PURGE);
 }
 
 /* Mark lines as code; gen and the purge number that the block being made depends on. */
@@ -242,7 +237,7 @@ static void page_unmark(struct cpu *cpu, struct mem_page *page)
 	atomic_store(&page->code_lines, 0);
 	purge_unlock(cpu->vm);
 	xlat_forget_page(cpu, page);
-	tell_others(cpu, CPU_EV_CODE);
+	xlat_tell_written(cpu->vm, cpu, page);
 }
 
 static bool purge_done(struct cpu *cpu, uint64_t seq)
@@ -283,7 +278,7 @@ void block_ram_written(struct cpu *cpu, gpa_t gpa, unsigned len)
 	if (lines & lines_of(gpa % PAGE_SIZE, len)) {
 		atomic_fetch_add_explicit(&page->gen, 1, memory_order_release);
 		xlat_written(cpu, page, gpa % PAGE_SIZE, len);
-		tell_others(cpu, CPU_EV_CODE);
+		xlat_tell_written(cpu->vm, cpu, page);
 		cpu->stats.smc_hits++;
 		cpu_stop_block(cpu);
 		*hits += len >= PAGE_SIZE / 2 ? PAGE_LOOKS_LIKE_DATA : 4;

@@ -5,6 +5,8 @@
  * instruction over a page edge), decoded for one cpu->mode_key.  It holds no linear address: the
  * same bytes mapped twice are one block.
  *
+ * In 64-bit mode a block may go on behind conditional jumps; taken, they end it.
+ *
  * run.c looks blocks up.  access.c reports stores through block_ram_written.  mmu.c must not give
  * write entries for pages with code lines.  Only the vCPU's own thread. */
 #pragma once

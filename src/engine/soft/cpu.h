@@ -121,6 +121,15 @@ struct vec_state;
 /* What the engine's own code is about, where RIP and cpu->in do not tell: sample.h. */
 enum cpu_doing { CPU_DOING_REST, CPU_DOING_SLOW, CPU_DOING_TRANSLATION, CPU_DOING_DEVICE };
 
+/* Pages whose code others have written since this vCPU last looked; any thread.  Too many: all. */
+enum { CODE_NEWS = 120 };
+struct code_news {
+	_Atomic bool lock; /* guards the rest */
+	bool all;
+	unsigned nr;
+	struct mem_page *page[CODE_NEWS];
+};
+
 struct cpu {
 	/* Reached by 16-bit offsets from struct insn: keep at the start. */
 	uint64_t gpr[X86_NR_GPR];
@@ -176,6 +185,7 @@ struct cpu {
 	struct xlat *xlat;
 	uint32_t xl_flags;  /* guest flags as LAHF and SETO AL leave them in EAX */
 	uint32_t xl_events; /* events that end translated code */
+	struct code_news news;
 	uint64_t xl_host_rsp, xl_rsp_limit, xl_target, xl_kept;
 	struct tlb *xl_gs; /* what the host's GS base is */
 	uint64_t xl_sti;   /* RIP in the shadow of an STI, perhaps; or 0: xlat_sys.c */

@@ -172,13 +172,9 @@ static int parse_options(struct xlat_config *c, char **text, const char *options
 }
 
 /* Somebody but a vCPU has written code, a device say: the translators look after their blocks. */
-static void code_written(void *opaque)
+static void code_written(void *opaque, struct mem_page *page)
 {
-	struct soft_vm *vm = opaque;
-
-	for (unsigned i = 0; i < vm->nr_cpus; i++)
-		if (vm->cpus[i])
-			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_CODE);
+	xlat_tell_written(opaque, NULL, page);
 }
 
 static int soft_vm_create(struct engine_vm **out, const struct engine_vm_config *cfg,

@@ -174,13 +174,17 @@ static struct xblock *translate(struct cpu *cpu, struct block *b)
 /* When the block before was interpreted there is nothing to link. */
 static struct xblock *find(struct xlat *x, struct block *b, uint64_t lin)
 {
-	struct xblock *xb;
+	struct xblock **at, *xb;
 
 	if (b->xlat_flush != x->flushes)
 		return NULL;
-	for (xb = b->xlat; xb; xb = xb->b_next)
-		if (xb->lin == lin && xb->key == x->key)
+	for (at = &b->xlat; (xb = *at); at = &xb->b_next)
+		if (xb->lin == lin && xb->key == x->key) {
+			*at = xb->b_next;
+			xb->b_next = b->xlat;
+			b->xlat = xb;
 			return xb;
+		}
 	return NULL;
 }
 

@@ -18,6 +18,7 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -185,7 +186,8 @@ void xlat_flush(struct cpu *cpu)
 
 static size_t xblock_size(unsigned nr)
 {
-	return ALIGN_UP(sizeof(struct xblock) + nr * sizeof(struct xsite), 16);
+	return ALIGN_UP(sizeof(struct xblock) + nr * (sizeof(struct xsite) + sizeof(struct xexit)),
+			16);
 }
 
 void xlat_room(struct xlat *x)
@@ -205,24 +207,6 @@ static struct xpage **page_head(struct xlat *x, const struct mem_page *page)
 	uintptr_t n = (uintptr_t)page / sizeof(*page);
 
 	return &x->pages[(n ^ n >> 12) % XLAT_PAGE_HEADS];
-}
-
-struct xpage *xlat_page(struct xlat *x, struct mem_page *page, uint64_t lin, uint32_t gen)
-{
-	struct xpage **head = page_head(x, page), *p;
-
-	for (p = *head; p; p = p->next)
-		if (p->page == page && p->lin == (lin & PAGE_MASK) && p->gen == gen)
-			return p;
-	p = (struct xpage *)(x->meta + x->meta_used);
-	x->meta_used += ALIGN_UP(sizeof(*p), 16);
-	*p = (struct xpage){.next = *head,
-			    .page = page,
-			    .lin = lin & PAGE_MASK,
-			    .id = ++x->last_page,
-			    .gen = gen};
-	*head = p;
-	return p;
 }
 
 /* --- links -------------------------------------------------------------------------------------
@@ -379,6 +363,57 @@ static void page_renew(struct xlat *x, struct xpage *p)
 
 static void page_kill_range(struct xlat *x, struct xpage *p, unsigned offset, unsigned len)
 {
+/* A page of a library is mapped at another address in each process, and processes end.  What is
+ * mapped at most places keeps those used last. */
+enum { PAGE_PLACES = 32 };
+
+static void page_to_front(struct xpage **head, struct xpage **at)
+{
+	struct xpage *p = *at;
+
+	*at = p->next;
+	p->next = *head;
+	*head = p;
+}
+
+/* The page at lin, if known; forgets it where it was longest unused. */
+static struct xpage *page_find(struct xlat *x, struct mem_page *page, uint64_t lin, uint32_t gen)
+{
+	struct xpage **head = page_head(x, page), **at = head, *p;
+	unsigned places = 0;
+
+	while ((p = *at)) {
+		if (p->page == page && p->lin == (lin & PAGE_MASK) && p->gen == gen) {
+			page_to_front(head, at);
+			return p;
+		}
+		if (p->page == page && ++places >= PAGE_PLACES) {
+			page_renew(x, p);
+			*at = p->next;
+		} else {
+			at = &p->next;
+		}
+	}
+	return NULL;
+}
+
+struct xpage *xlat_page(struct xlat *x, struct mem_page *page, uint64_t lin, uint32_t gen)
+{
+	struct xpage **head = page_head(x, page), *p = page_find(x, page, lin, gen);
+
+	if (p)
+		return p;
+	p = (struct xpage *)(x->meta + x->meta_used);
+	x->meta_used += ALIGN_UP(sizeof(*p), 16);
+	*p = (struct xpage){.next = *head,
+			    .page = page,
+			    .lin = lin & PAGE_MASK,
+			    .id = ++x->last_page,
+			    .gen = gen};
+	*head = p;
+	return p;
+}
+
 	struct xblock **at = &p->blocks, *xb;
 
 	while ((xb = *at)) {
@@ -432,12 +467,70 @@ void xlat_forget_block(struct cpu *cpu, struct block *b)
 
 void xlat_check_pages(struct cpu *cpu)
 {
+/* --- what others have written ------------------------------------------------------------------
+ */
+
+static void news_lock(struct code_news *n)
+{
+	for (unsigned i = 1; atomic_exchange_explicit(&n->lock, true, memory_order_acquire); i++) {
+		if (i % 256)
+			__builtin_ia32_pause();
+		else
+			sched_yield();
+	}
+}
+
+static void news_unlock(struct code_news *n)
+{
+	atomic_store_explicit(&n->lock, false, memory_order_release);
+}
+
+static void news_add(struct code_news *n, struct mem_page *page)
+{
+	unsigned i = 0;
+
+	news_lock(n);
+	while (i < n->nr && n->page[i] != page)
+		i++;
+	if (i == CODE_NEWS)
+		n->all = true;
+	else if (i == n->nr)
+		n->page[n->nr++] = page;
+	news_unlock(n);
+}
+
+void xlat_tell_written(struct soft_vm *vm, const struct cpu *but, struct mem_page *page)
+{
+	for (unsigned i = 0; i < vm->nr_cpus; i++) {
+		struct cpu *cpu = vm->cpus[i];
+
+		if (!cpu || cpu == but || !cpu->xlat)
+			continue;
+		news_add(&cpu->news, page);
+		atomic_fetch_or(&cpu->events, CPU_EV_CODE);
+	}
+}
+
+static void chain_check(struct xpage *p, struct xlat *x, const struct mem_page *page)
+{
+	for (; p; p = p->next)
+		if ((!page || p->page == page) && p->gen != atomic_load(&p->page->gen))
+			page_renew(x, p);
+}
+
 	struct xlat *x = cpu->xlat;
 
 	if (!x)
+	struct code_news *n = &cpu->news;
+	bool all;
 		return;
-	for (unsigned i = 0; i < XLAT_PAGE_HEADS; i++)
-		for (struct xpage *p = x->pages[i]; p; p = p->next)
-			if (p->gen != atomic_load(&p->page->gen))
-				page_renew(x, p);
+	news_lock(n);
+	all = n->all;
+	for (unsigned i = 0; i < n->nr && !all; i++)
+		chain_check(*page_head(x, n->page[i]), x, n->page[i]);
+	n->all = false;
+	n->nr = 0;
+	news_unlock(n);
+	for (unsigned i = 0; i < XLAT_PAGE_HEADS && all; i++)
+		chain_check(x->pages[i], x, NULL);
 }
