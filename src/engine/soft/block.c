@@ -205,8 +205,8 @@ static void purge_everybody(struct cpu *cpu)
 {
 	struct soft_vm *vm = cpu->vm;
 
-	for (unsigned i = 0; i < vm->nr_cpus; i++)
 	block_purge(cpu);
+	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		if (vm->cpus[i] && vm->cpus[i] != cpu)
 			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_PURGE);
 }

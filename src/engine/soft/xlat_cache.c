@@ -361,8 +361,6 @@ static void page_renew(struct xlat *x, struct xpage *p)
 	p->blocks = p->ending = NULL;
 }
 
-static void page_kill_range(struct xlat *x, struct xpage *p, unsigned offset, unsigned len)
-{
 /* A page of a library is mapped at another address in each process, and processes end.  What is
  * mapped at most places keeps those used last. */
 enum { PAGE_PLACES = 32 };
@@ -414,6 +412,8 @@ struct xpage *xlat_page(struct xlat *x, struct mem_page *page, uint64_t lin, uin
 	return p;
 }
 
+static void page_kill_range(struct xlat *x, struct xpage *p, unsigned offset, unsigned len)
+{
 	struct xblock **at = &p->blocks, *xb;
 
 	while ((xb = *at)) {
@@ -465,8 +465,6 @@ void xlat_forget_block(struct cpu *cpu, struct block *b)
 		xblock_kill(x, b->xlat);
 }
 
-void xlat_check_pages(struct cpu *cpu)
-{
 /* --- what others have written ------------------------------------------------------------------
  */
 
@@ -518,11 +516,13 @@ static void chain_check(struct xpage *p, struct xlat *x, const struct mem_page *
 			page_renew(x, p);
 }
 
+void xlat_check_pages(struct cpu *cpu)
+{
 	struct xlat *x = cpu->xlat;
-
-	if (!x)
 	struct code_news *n = &cpu->news;
 	bool all;
+
+	if (!x)
 		return;
 	news_lock(n);
 	all = n->all;
