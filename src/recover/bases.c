@@ -278,7 +278,7 @@ static void place_part(struct rec *r, struct part *p)
 	if (is_inside(r, p)) {
 		if (p->votes < INSIDE_MIN_VOTES)
 			return;
-	} else if (p->lo || p->votes < 4) {
+	} else {
 		c = with_room(r, p);
 	}
 	if (!c)

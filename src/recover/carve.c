@@ -369,8 +369,8 @@ static void make_node(struct carver *c, const struct find *f)
 	uint32_t top = tree_top(c->r, ID_CARVED), node;
 	struct node *n;
 
-	node = top ? node_new(c->r, ID_PLACE | (uint64_t)f->hit->source << 56 |
-					    f->hit->pos / SECTOR << 4 | 1)
+	node = top ? tree_node(c->r, ID_PLACE | (uint64_t)f->hit->source << 56 |
+					     f->hit->pos / SECTOR << 4 | 1)
 		   : 0;
 	if (!node)
 		return;

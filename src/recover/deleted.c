@@ -43,7 +43,7 @@ static void add_descriptor(struct rec *r, uint32_t addr)
 
 	if (node_by_fd(r, addr) || vmfs_inode_read(r->v, addr, &in, NULL) < 0 || is_worthless(&in))
 		return;
-	node = node_new(r, ID_FD(addr));
+	node = tree_node(r, ID_FD(addr));
 	if (!node)
 		return;
 	n = &r->tree.v[node];

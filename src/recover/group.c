@@ -315,7 +315,7 @@ static uint32_t make_text(struct rec *r, uint32_t of, unsigned which, uint32_t d
 			  const char *note)
 {
 	uint64_t id = ID_MADE | (r->tree.v[of].id % BIT(40) * 2 + which);
-	uint32_t node = t->s ? node_new(r, id) : 0;
+	uint32_t node = t->s ? tree_node(r, id) : 0;
 	struct node *n;
 
 	if (!node)

@@ -284,7 +284,7 @@ static inline uint64_t fd_number(uint32_t fd)
 }
 
 /* A new node, or 0: no memory, or too many.  Pointers to nodes are good until the next one. */
-uint32_t node_new(struct rec *r, uint64_t id);
+uint32_t tree_node(struct rec *r, uint64_t id);
 void node_attach(struct rec *r, uint32_t child, uint32_t parent);
 void node_detach(struct rec *r, uint32_t child);
 void node_index_fd(struct rec *r, uint32_t node);

@@ -431,7 +431,7 @@ static void make_fragment(struct matcher *m, const size_t *at, unsigned n)
 	uint32_t top = tree_top(m->r, ID_CARVED), node;
 	struct node *nd;
 
-	node = top ? node_new(m->r, ID_PLACE + m->v[at[0]].raw % BIT(40)) : 0;
+	node = top ? tree_node(m->r, ID_PLACE + m->v[at[0]].raw % BIT(40)) : 0;
 	if (!node)
 		return;
 	for (unsigned i = 0; i < n; i++) {

@@ -94,7 +94,7 @@ void node_index_fd(struct rec *r, uint32_t node)
 	t->by_fd[at] = node;
 }
 
-uint32_t node_new(struct rec *r, uint64_t id)
+uint32_t tree_node(struct rec *r, uint64_t id)
 {
 	struct tree *t = &r->tree;
 	struct node *grown;
@@ -213,7 +213,7 @@ void node_from_inode(struct node *n, const struct vmfs_inode *in)
 static uint32_t make_dir(struct rec *r, uint64_t id, const char *name, uint32_t parent,
 			 enum rec_state state)
 {
-	uint32_t node = node_new(r, id);
+	uint32_t node = tree_node(r, id);
 	struct node *n;
 
 	if (!node)
@@ -296,7 +296,7 @@ static void remember_slot(struct rec *r, uint32_t dir, const struct vmfs_dirent 
 static void add_unreadable(struct rec *r, uint32_t dir, const struct vmfs_dirent *e,
 			   const char *note)
 {
-	uint32_t node = node_new(r, ID_SLOT + ID_FD(e->addr));
+	uint32_t node = tree_node(r, ID_SLOT + ID_FD(e->addr));
 	struct node *n;
 
 	if (!node)
@@ -338,7 +338,7 @@ static void add_child(struct rec *r, uint32_t dir, const struct vmfs_dirent *e)
 		rec_note(r, "'%s' names a descriptor that is another file's by now", e->name);
 		return;
 	}
-	node = node_new(r, ID_FD(e->addr));
+	node = tree_node(r, ID_FD(e->addr));
 	if (!node)
 		return;
 	node_from_inode(&r->tree.v[node], &in);
@@ -436,7 +436,7 @@ static void walk(struct rec *r, uint32_t from)
 static int make_root(struct rec *r, struct error *err)
 {
 	struct vmfs_inode in;
-	uint32_t node = node_new(r, REC_ROOT);
+	uint32_t node = tree_node(r, REC_ROOT);
 	struct node *n;
 
 	if (node != REC_ROOT)
