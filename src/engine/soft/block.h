@@ -30,7 +30,8 @@ enum {
 struct block {
 	struct xblock *xlat; /* translations, if made since flush number xlat_flush */
 	uint64_t xlat_flush;
-	uint8_t heat; /* times it was interpreted where it might have been translated */
+	uint8_t heat;     /* times it was interpreted where it might have been translated, */
+	uint32_t heat_at; /* at this address (its low half) */
 	struct block *hash_next;
 	struct mem_page *page2; /* BLOCK_CROSS: the second page and its bytes */
 	const uint8_t *hva2;

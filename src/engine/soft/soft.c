@@ -158,7 +158,7 @@ static int parse_options(struct xlat_config *c, char **text, const char *options
 	char *opt, *rest;
 	int r = 0;
 
-	*c = (struct xlat_config){.on = true, .hot = 2};
+	*c = (struct xlat_config){.on = true, .hot = 8};
 	*text = strdup(options ? options : "");
 	if (!*text)
 		return err_errno(err, ENOMEM, "soft engine");

@@ -216,6 +216,17 @@ static void admit(struct cpu *cpu, const struct xblock *xb)
 		admit_page(cpu, (xb->lin & PAGE_MASK) + PAGE_SIZE, xb->b->hva2, xb->page2);
 }
 
+/* Is it worth a translation?  What many processes run is known since long, but most of it, such as
+ * the linking of a program when it starts, is run once in each, at another address each time. */
+static bool hot(const struct cpu *cpu, struct block *b)
+{
+	if (b->heat_at != (uint32_t)cpu->rip) {
+		b->heat_at = (uint32_t)cpu->rip;
+		b->heat = 0;
+	}
+	return b->heat++ >= cpu->xlat->cfg.hot;
+}
+
 struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 {
 	struct xblock *xb;
@@ -225,10 +236,8 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 	key_update(cpu);
 	xb = find(cpu->xlat, b, cpu->rip);
 	if (!xb) {
-		if (b->heat < cpu->xlat->cfg.hot) {
-			b->heat++;
+		if (!hot(cpu, b))
 			return NULL;
-		}
 		cpu->doing = CPU_DOING_TRANSLATION;
 		xb = translate(cpu, b);
 		cpu->doing = CPU_DOING_REST;

@@ -363,7 +363,7 @@ static void page_renew(struct xlat *x, struct xpage *p)
 
 /* A page of a library is mapped at another address in each process, and processes end.  What is
  * mapped at most places keeps those used last. */
-enum { PAGE_PLACES = 32 };
+enum { PAGE_PLACES = 12 };
 
 static void page_to_front(struct xpage **head, struct xpage **at)
 {
