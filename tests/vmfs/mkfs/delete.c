@@ -160,6 +160,8 @@ void mkfs_journal(struct mkfs *m, const char *path)
 
 	if (m->journal_used > m->block - 0x8000)
 		mkfs_die("journal %s: it is full", path);
+	if (!m->six && !m->f.live && m->res[RES_FBB].used[m->journal])
+		mkfs_die("journal %s: a file has taken its block", path);
 	if (n->type == TYPE_DIR)
 		dir_write(m, n);
 	n->lock.token--;

@@ -237,8 +237,12 @@ static void system_files(struct mkfs *m)
 	if (m->six) {
 		res_start(m, RES_JBC, 8);
 		sys_node(m, ".jbc.sf", 0x2000004);
+		if (m->f.live)
+			res_take(m, RES_JBC, 0);
 	} else {
 		m->journal = fb_take(m, 0xFFFFFFFF); /* nobody's */
+		if (!m->f.live)                      /* a host that leaves gives it back */
+			res_free(m, RES_FBB, m->journal);
 	}
 	m->res[RES_FDC].next = m->six ? 9 : m->version == 5 ? 8 : 6;
 	m->gen = 0;
