@@ -307,6 +307,7 @@ static void add_unreadable(struct rec *r, uint32_t dir, const struct vmfs_dirent
 		n->name = "";
 	n->type = (uint8_t)e->type;
 	n->is_dir = e->type == VMFS_DIR;
+	n->system = e->type == VMFS_SYSTEM;
 	n->fd = e->addr;
 	n->gen = e->generation;
 	n->unreachable = true;
