@@ -36,6 +36,17 @@ static int find(struct recover *rc, struct rec_entry *e, struct error *err)
 	return rc->path ? recover_find(rc, e, err) : rec_entry(rc->rec, REC_ROOT, e, err);
 }
 
+/* What a host still shows of its datastores has no damage to look for. */
+static int ls_before(struct recover *rc)
+{
+	return recover_is_folder(rc) ? recover_folder_show(rc, false, opt.names) : 0;
+}
+
+static int tree_before(struct recover *rc)
+{
+	return recover_is_folder(rc) ? recover_folder_show(rc, true, false) : 0;
+}
+
 /* --- ls ----------------------------------------------------------------------------------------
  */
 
@@ -131,6 +142,7 @@ const struct recover_command recover_ls = {
 	.options = options,
 	.takes_path = true,
 	.option = take_option,
+	.before = ls_before,
 	.work = ls_work,
 };
 
@@ -280,5 +292,6 @@ const struct recover_command recover_tree = {
 	.options = options,
 	.takes_path = true,
 	.option = take_option,
+	.before = tree_before,
 	.work = tree_work,
 };

@@ -727,5 +727,5 @@ int recover_main(const struct recover_command *cmd, int argc, char **argv)
 	rc.opt.open.remote = &rc.opt.remote;
 	tzset(); /* its file cannot be read later */
 	status = cmd->before ? cmd->before(&rc) : 0;
-	return status ? status : run(&rc);
+	return status || rc.done ? status : run(&rc);
 }

@@ -74,6 +74,7 @@ struct recover {
 	char *findings_path;
 	int ctl, disk; /* the worker's ends to the process outside, or that one's to the worker */
 	bool on_terminal, scanned;
+	bool done; /* before() did all there was to do */
 	struct recover_target target;
 	void *own; /* the sub-command's */
 };
@@ -122,6 +123,13 @@ bool recover_unreadable(void *opaque, unsigned source, uint64_t off, uint64_t le
 /* malloc'd path of the findings file for these sources, its directory made; NULL: none is wanted.
  */
 int recover_findings_path(struct recover *rc, char **path, struct error *err);
+
+/* --- folders of a datastore browser: recover_folder.c ------------------------------------------
+ */
+
+bool recover_is_folder(const struct recover *rc); /* its only source is https://HOST/folder/.../ */
+/* Lists it, outside: for before().  The exit status. */
+int recover_folder_show(struct recover *rc, bool tree, bool names);
 
 /* --- asking the process outside: recover_outside.c ---------------------------------------------
  */

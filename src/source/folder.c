@@ -98,7 +98,10 @@ static CURLU *resolve(const struct page *p, const char *href)
 	good = path && !strncmp(path, "/folder", 7) && (path[7] == '/' || !path[7]);
 	curl_free(path);
 	if (good) {
-		curl_url_set(u, CURLUPART_USER, NULL, 0);
+		char *user = part(p->base, CURLUPART_USER);
+
+		curl_url_set(u, CURLUPART_USER, user, 0);
+		curl_free(user);
 		curl_url_set(u, CURLUPART_PASSWORD, NULL, 0);
 		curl_url_set(u, CURLUPART_FRAGMENT, NULL, 0);
 		return u;
@@ -520,23 +523,37 @@ static int get_page(struct http_site *site, const char *url, uint8_t *buf, size_
 	return 0;
 }
 
-int source_folder_list(const char *url, const struct blk_open_opts *opts,
-		       struct source_listing *out, struct error *err)
+int source_folder_fetch(const char *url, const struct blk_open_opts *opts, char **html, size_t *len,
+			struct error *err)
 {
 	struct http_site site;
 	uint8_t *buf;
-	size_t len = 0;
-	int r;
+	int r = http_site_init(&site, url, opts ? opts->remote : NULL, err);
 
-	*out = (struct source_listing){0};
-	r = http_site_init(&site, url, opts ? opts->remote : NULL, err);
 	if (r < 0)
 		return r;
 	buf = malloc(MAX_PAGE);
-	r = buf ? get_page(&site, site.url, buf, &len, err) : err_errno(err, ENOMEM, "'%s'", url);
-	if (r == 0)
-		r = source_folder_parse((const char *)buf, len, site.url, out, err);
-	free(buf);
+	r = buf ? get_page(&site, site.url, buf, len, err) : err_errno(err, ENOMEM, "'%s'", url);
 	http_site_fini(&site);
+	if (r < 0)
+		free(buf);
+	else
+		*html = (char *)buf;
+	return r;
+}
+
+int source_folder_list(const char *url, const struct blk_open_opts *opts,
+		       struct source_listing *out, struct error *err)
+{
+	char *html;
+	size_t len;
+	int r;
+
+	*out = (struct source_listing){0};
+	r = source_folder_fetch(url, opts, &html, &len, err);
+	if (r < 0)
+		return r;
+	r = source_folder_parse(html, len, url, out, err);
+	free(html);
 	return r;
 }

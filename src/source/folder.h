@@ -10,7 +10,7 @@
 
 struct source_entry {
 	char *name;     /* UTF-8, no '/', no control characters, not "." nor ".." */
-	char *url;      /* to open it, or to list it; without user and password of the listing's */
+	char *url;      /* to open it, or to list it; with the user of the listing's */
 	bool is_folder; /* also a datacenter or a datastore */
 	bool has_size;
 	uint64_t size;   /* bytes */
@@ -27,7 +27,10 @@ struct source_listing {
  */
 int source_folder_list(const char *url, const struct blk_open_opts *opts,
 		       struct source_listing *out, struct error *err);
-/* The page alone; url is where it came from. */
+/* The same in two steps, for who parses in another process: the page, malloc'd; then what it says.
+ * url is where it came from. */
+int source_folder_fetch(const char *url, const struct blk_open_opts *opts, char **html, size_t *len,
+			struct error *err);
 int source_folder_parse(const char *html, size_t len, const char *url, struct source_listing *out,
 			struct error *err);
 void source_listing_fini(struct source_listing *l);

@@ -23,7 +23,8 @@ static void check(const struct source_entry *e)
 	expect(n > 0 && n <= 255 && strcmp(e->name, ".") && strcmp(e->name, ".."));
 	for (const char *p = e->name; *p; p++)
 		expect((unsigned char)*p >= ' ' && *p != '/' && *p != 0x7f);
-	expect(!strncasecmp(e->url, "https://esx", 11) && (e->url[11] == '/' || e->url[11] == ':'));
+	expect(!strncasecmp(e->url, "https://user@esx", 16));
+	expect(e->url[16] == '/' || e->url[16] == ':');
 	expect(strstr(e->url, "/folder"));
 	expect(!e->has_size || e->size <= INT64_MAX);
 	expect(e->mtime_s >= -1);

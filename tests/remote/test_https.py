@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Files of a datastore over HTTPS, as ESXi shows them: test_https.py HV-DISK REMOTE-TOOL
+"""Files of a datastore over HTTPS, as ESXi shows them: test_https.py HV-DISK REMOTE-TOOL HV-RECOVER
 
 Prints TAP.  folder_server.py stands for the host.
 """
 import atexit
+import json
 import os
 import pathlib
 import random
@@ -16,7 +17,7 @@ import tempfile
 import time
 
 here = pathlib.Path(__file__).resolve().parent
-hv_disk, tool = (os.path.abspath(p) for p in sys.argv[1:3])
+hv_disk, tool, hv_recover = (os.path.abspath(p) for p in sys.argv[1:4])
 work = tempfile.mkdtemp(prefix='hv-https-')
 atexit.register(shutil.rmtree, work, ignore_errors=True)
 os.chdir(work)
@@ -255,6 +256,30 @@ def hostile_listings_are_bounded():
     with Web('page=page') as w:
         r = run(tool, 'list', w.url('/'), 'cacert=good.pem')
         assert r.returncode == 1 and 'larger' in r.stderr, r.stderr
+
+
+@test
+def recover_shows_the_folders_as_a_tree():
+    pathlib.Path('pw').write_text('p:1\n')
+    trust = ('--cacert', 'good.pem', '--password-file', 'pw')
+    with Web('user=root:p:1') as w:
+        r = run(hv_recover, 'tree', *trust, w.url('/', 'root'))
+        assert r.returncode == 0, r.stderr
+        assert '── vm one/' in r.stdout and '── vm one-flat.vmdk  20 MiB' in r.stdout, r.stdout
+        assert '2 directories, 4 files' in r.stdout, r.stdout
+        r = run(hv_recover, 'ls', '-1', *trust, w.url('', 'root', store=''))
+        assert r.stdout.splitlines() == ['archive & co/', 'datastore1/'], (r.stdout, r.stderr)
+        r = run(hv_recover, 'ls', '--json', *trust, w.url('/vm%20one/', 'root'))
+        flat = [x for x in json.loads(r.stdout) if x['name'] == 'vm one-flat.vmdk'][0]
+        assert flat['length'] == 20 * MIB and flat['mtime'] == 1354131300, flat
+        assert fetch(flat['url'], *trust) == content(20 * MIB)
+        r = run(hv_recover, 'ls', '--cacert', 'good.pem', w.url('/'))
+        assert r.returncode == 1 and 'who you are' in r.stderr, r.stderr
+    pathlib.Path('page').write_text('<table><tr><td><a href="/folder/\x1b[2Jx%1b?dsName=d">\x1b[2J</a></td></tr>'
+                                    '<tr><td><a href="/folder/%c2%9bK?dsName=d">y</a></td></tr></table>')
+    with Web('page=page') as w:
+        r = run(hv_recover, 'ls', '--cacert', 'good.pem', w.url('/'))
+        assert r.returncode == 0 and '\x1b' not in r.stdout + r.stderr and '\x9b' not in r.stdout, r.stdout
 
 
 @test
