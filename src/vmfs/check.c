@@ -59,6 +59,9 @@ void check_tell(struct check *c, enum vmfs_severity severity, const char *what, 
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
+	for (char *p = line; *p; p++) /* names are the volume's */
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
 	c->finding(c->opaque, severity, what, line);
 }
 

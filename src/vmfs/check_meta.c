@@ -245,6 +245,21 @@ static int check_kind(struct check *c, struct cluster *k)
 	return 0;
 }
 
+/* Hosts that have the volume open hold one each; so may ones that were cut off. */
+static void tell_journals(struct check *c)
+{
+	const struct use *u = &c->use[VMFS_RES_JBC];
+	uint64_t nr = 0;
+
+	for (uint64_t i = 0; i < u->nr; i++)
+		nr += bit_get(u->allocated, i);
+	if (nr)
+		check_tell(c, VMFS_INFO, "journal",
+			   "%llu of %llu journal blocks are given to hosts; what they hold is not "
+			   "replayed",
+			   (unsigned long long)nr, (unsigned long long)u->nr);
+}
+
 int check_clusters(struct check *c)
 {
 	struct cluster *k = calloc(1, sizeof(*k));
@@ -257,5 +272,6 @@ int check_clusters(struct check *c)
 		r = check_kind(c, k);
 	}
 	free(k);
+	tell_journals(c);
 	return r;
 }

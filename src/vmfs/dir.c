@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-enum { CHUNK = 64 * KiB, FLAT_CHUNK = CHUNK / FS_D5_SIZE * FS_D5_SIZE };
+enum { CHUNK = 64 * KiB, FLAT_CHUNK = CHUNK / FS_D5_SIZE * FS_D5_SIZE, MAX_GROUPS = 1 << 16 };
 
 struct listing {
 	struct vmfs *v;
@@ -369,6 +369,69 @@ static int is_wanted(void *opaque, const struct vmfs_dirent *e)
 	return 1;
 }
 
+/* The entry that slot `at` of a hash table, or a link, points to: is it the one? */
+static bool try_entry(struct vmfs *v, const struct vmfs_inode *dir, uint32_t at, struct wanted *w)
+{
+	uint32_t size = v->plan.geo.md_align, i = at >> 24;
+	uint64_t block = FS_DH_SIZE + (uint64_t)(at >> 2 & 0x3fffff) * size;
+	uint64_t off = block + FS_DB_DATA + (uint64_t)i * FS_D6_SIZE;
+	uint8_t head[FS_DB_DATA], d[FS_D6_SIZE];
+	struct vmfs_dirent e;
+
+	if (i >= (size - FS_DB_DATA) / FS_D6_SIZE ||
+	    vmfs_file_read(v, dir, head, sizeof(head), block) != sizeof(head) ||
+	    le16_load(head + FS_DB_TYPE) != FS_DIR_DIRENTS ||
+	    head[FS_DB_BITMAP + i / 8] >> i % 8 & 1)
+		return false;
+	if (vmfs_file_read(v, dir, d, sizeof(d), off) != sizeof(d) ||
+	    le64_load(d + FS_D6_SELF) != off || !parse_6(&e, d))
+		return false;
+	return is_wanted(w, &e);
+}
+
+/* Names that share a slot: groups of links to their entries, one after another. */
+static bool try_group(struct vmfs *v, const struct vmfs_inode *dir, uint32_t at, uint16_t hash,
+		      struct wanted *w)
+{
+	uint8_t g[FS_LG_SIZE];
+
+	for (unsigned i = 0; i < MAX_GROUPS && (at & 3) == FS_SLOT_LINK; i++) {
+		uint64_t off = FS_DH_SIZE + (uint64_t)(at >> 2 & 0x3fffff) * v->plan.geo.md_align +
+			       FS_DB_DATA + (uint64_t)(at >> 24) * FS_LG_SIZE;
+
+		if (vmfs_file_read(v, dir, g, sizeof(g), off) != sizeof(g))
+			return false;
+		for (unsigned k = 0; k < FS_LG_NR; k++) {
+			const uint8_t *link = g + FS_LG_LINKS + k * FS_LG_LINK_SIZE;
+
+			if ((le32_load(link) & 3) == FS_SLOT_DIRENT &&
+			    le16_load(link + 4) == hash && try_entry(v, dir, le32_load(link), w))
+				return true;
+		}
+		at = le32_load(g + FS_LG_NEXT);
+	}
+	return false;
+}
+
+/* By the hash table, which may be damaged: not found means nothing. */
+static bool find_hashed(struct vmfs *v, const struct vmfs_inode *dir, struct wanted *w)
+{
+	char name[VMFS_NAME_MAX + 1] = "";
+	uint8_t slot[4];
+	uint32_t at;
+
+	if (v->plan.geo.version != 6 || w->len > VMFS_NAME_MAX)
+		return false;
+	memcpy(name, w->name, w->len);
+	at = dir_hash_slot(name, dir->addr == VMFS_FD_ROOT);
+	if (vmfs_file_read(v, dir, slot, sizeof(slot), FS_DH_HASH + 4ull * at) != sizeof(slot))
+		return false;
+	at = le32_load(slot);
+	if ((at & 3) == FS_SLOT_DIRENT)
+		return try_entry(v, dir, at, w);
+	return try_group(v, dir, at, (uint16_t)(dir_hash(name) >> 16), w);
+}
+
 /* From the directory in *in to its entry of that name. */
 static int descend(struct vmfs *v, const char *path, const char *name, size_t len,
 		   struct vmfs_inode *in, struct error *err)
@@ -379,7 +442,7 @@ static int descend(struct vmfs *v, const char *path, const char *name, size_t le
 
 	if (!in->is_dir)
 		return err_set(err, ENOTDIR, "'%s': a part of the path is no directory", path);
-	r = vmfs_dir_each(v, in, false, is_wanted, &w, &bad, err);
+	r = find_hashed(v, in, &w) ? 1 : vmfs_dir_each(v, in, false, is_wanted, &w, &bad, err);
 	if (r < 0)
 		return err_wrap(err, r, "'%s'", path);
 	if (r == 0)

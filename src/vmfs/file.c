@@ -9,6 +9,7 @@
 #include "vmfs/internal.h"
 
 enum {
+	SMALL_READ = 4096,   /* of a directory: through the cache */
 	BATCH = 64,          /* addresses fetched together */
 	MAX_STEPS = 1 << 16, /* addresses looked at for one range */
 };
@@ -335,6 +336,8 @@ static int read_range(struct vmfs *v, const struct vmfs_inode *in, const struct 
 		memcpy(buf, in->data + r->off, r->len);
 		return 0;
 	case VMFS_RANGE_DATA:
+		if (in->is_dir && r->len <= SMALL_READ)
+			return volume_read(v, buf, r->len, r->vol);
 		return blk_read(v->plan.dev[r->dev], buf, r->len, r->dev_off);
 	default:
 		return r->why == lost_extent ? -ENODATA : -EIO;

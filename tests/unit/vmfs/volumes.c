@@ -1,5 +1,12 @@
 /* The two volumes that ESXi made: read exactly as is known of them, also where parts are gone. */
+#define TEST_TIMEOUT_S 300
 #include "vmfs_fixture.h"
+
+__attribute__((constructor)) static void unpack(void)
+{
+	vf_unpack("vmfs5-esxi.bin");
+	vf_unpack("vmfs6-esxi.bin");
+}
 
 /* What is in /directory of both. */
 static const struct {
