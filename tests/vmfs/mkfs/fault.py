@@ -210,7 +210,7 @@ def pointer_entries(d, path=None, how='flip', seed=1, count=4):
         v, = struct.unpack_from(fmt, raw, i * width)
         v = {'flip': v ^ 1 << rng.randrange(8 * width), 'cycle': own_address(d, pb),
              'range': v | (0x7FFFFF00 << 15 if six(d) else 0xFFFFFC0 << 4),
-             'duplicate': struct.unpack_from(fmt, raw, rng.choice(used) * width)[0]}[how]
+             'duplicate': struct.unpack_from(fmt, raw, rng.choice([u for u in used if u != i] or [i]) * width)[0]}[how]
         d.put(pb, i * width, struct.pack(fmt, v))
         entries.append(i)
     return {'path': f['path'], 'entries': sorted(entries)}
