@@ -8,7 +8,7 @@ build="gcc libc6-dev meson ninja-build pkg-config python3 libslirp-dev libglib2.
  libdeflate-dev libbz2-dev libsqlite3-dev libzstd-dev libjansson-dev libssl-dev libnbd-dev libcurl4-openssl-dev libarchive-dev libxml2-dev libfuse3-dev nbdkit-plugin-dev libseccomp-dev libtsk-dev libfsxfs-dev libbfio-dev"
 # the oracles and peers of the tests; a test skips when its one is absent
 check="clang-14 clang-format-14 libclang-rt-14-dev libzydis-dev busybox-static cpio xz-utils kmod e2fsprogs \
- libvhdi-utils libvmdk-utils libqcow-utils xfsprogs acpica-tools qemu-utils qemu-system-x86 procps nbdkit libnbd-bin fuse3 openssh-client openssh-server gddrescue openssl"
+ libvhdi-utils libvmdk-utils libqcow-utils xfsprogs acpica-tools qemu-utils qemu-system-x86 procps nbdkit libnbd-bin fuse3 openssh-client openssh-server gddrescue openssl vmfs-tools vmfs6-tools"
 demo="mmdebstrap uidmap e2fsprogs xz-utils zstd python3"
 # the guest workload, and who it is compared with
 bench="gcc libc6-dev libsqlite3-dev zlib1g-dev busybox-static cpio qemu-system-x86"
