@@ -41,13 +41,14 @@ check-long:
 	@scripts/install-deps.sh check bench
 	@$(MAKE) --no-print-directory check-style everything check-asan
 	@scripts/boot-assets.sh $(BUILD)/assets long
+	@scripts/boot-workload.sh $(BUILD)/assets
 	@scripts/bench-assets.sh $(BUILD)/assets
 	@scripts/nested-assets.sh $(BUILD)/assets
 	@tests/harness/run.py $(BUILD) --timeout-multiplier 4
 
 # The unit, instruction and guest rings under AddressSanitizer and UBSan.
 check-asan:
-	@scripts/install-deps.sh check
+	@scripts/install-deps.sh check demo
 	@test -f $(BUILD)-asan/build.ninja || $(MESON) setup $(BUILD)-asan \
 		-Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized >/dev/null
 	@ninja -C $(BUILD)-asan

@@ -168,6 +168,21 @@ run_memory() {
 	grep 'System RAM' /proc/iomem
 }
 
+run_job() { # a script from the second disk, inside the file system of the first
+	load_modules
+	mount -t ext4 /dev/vda /mnt || { echo "JOB-FAIL mount"; return; }
+	mount -t proc proc /mnt/proc
+	mount -t sysfs sys /mnt/sys
+	mount --bind /dev /mnt/dev
+	mkdir -p /mnt/dev/shm /mnt/dev/pts
+	mount -t tmpfs shm /mnt/dev/shm
+	mount -t devpts pts /mnt/dev/pts
+	chroot /mnt /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C sh -c '. /dev/vdb' 2>&1
+	echo "JOB-STATUS $?"
+	dmesg -r | grep -E '^<[0-3]>|BUG|stall|lockup|hung_task' | sed 's/^/MESSAGE /'
+	echo "JOB-DONE"
+}
+
 case $(word test) in
 disk) run_disk ;;
 net) run_net ;;
@@ -182,6 +197,7 @@ sums) run_sums ;;
 journal) run_journal ;;
 ticks) run_ticks ;;
 fetch) run_fetch ;;
+job) run_job ;;
 memory) run_memory ;;
 shell) setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1' ;;
 reboot) reboot -f ;;
