@@ -75,15 +75,27 @@ static bool look_cluster(struct rec *r, uint32_t cluster, uint32_t per_cluster)
 	return true;
 }
 
+/* No more things of a size than there are bytes for, whatever a header says. */
+uint64_t volume_room(struct rec *r, uint64_t size)
+{
+	const struct vmfs_plan *p = vmfs_plan(r->v);
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < p->nr_runs; i++)
+		sum += p->run[i].len;
+	return sum / MAX(size, 1ull) + 1;
+}
+
 static void look_everywhere(struct rec *r)
 {
 	const struct vmfs_plan *p = vmfs_plan(r->v);
 	uint32_t per_cluster = p->geo.res[VMFS_RES_FDC].per_cluster;
+	uint64_t most = volume_room(r, p->geo.fd_size) / MAX(per_cluster, 1u) + 2;
 	unsigned misses = 0;
 
 	for (size_t i = 0; i < p->nr_fds; i++)
 		add_descriptor(r, p->fd[i].addr);
-	for (uint32_t c = 0; c < 65536 && misses < 2; c++) {
+	for (uint32_t c = 0; c < 65536 && c < most && misses < 2; c++) {
 		misses = look_cluster(r, c, per_cluster) ? 0 : misses + 1;
 		if (c % 16 == 0)
 			rec_tell(r, REC_PHASE_TREE, r->tree.n, r->tree.n);

@@ -17,15 +17,25 @@
 #include <string.h>
 #include <strings.h>
 
+/* A file whose name is lost, by its length. */
+struct nameless {
+	uint64_t length;
+	uint32_t node;
+};
+
 struct vms {
 	struct rec_vm *v;
 	size_t n, cap;
+	struct nameless *nameless;
+	size_t nr_nameless;
 };
 
 void group_fini(struct rec *r)
 {
-	if (r->vms)
+	if (r->vms) {
 		free(r->vms->v);
+		free(r->vms->nameless);
+	}
 	free(r->vms);
 	r->vms = NULL;
 }
@@ -191,21 +201,55 @@ static bool is_extent_like(struct rec *r, uint32_t node)
 	       n->length >= MiB;
 }
 
-/* A file without its name that is exactly so long: in dir, else anywhere, if it is the only one. */
+static int nameless_order(const void *a, const void *b)
+{
+	const struct nameless *x = a, *y = b;
+
+	if (x->length != y->length)
+		return x->length < y->length ? -1 : 1;
+	return x->node < y->node ? -1 : x->node > y->node;
+}
+
+static bool gather_nameless(struct rec *r)
+{
+	struct vms *all = r->vms;
+
+	all->nameless = malloc(MAX(r->tree.n, 1u) * sizeof(*all->nameless));
+	for (uint32_t i = 1; all->nameless && i < r->tree.n; i++)
+		if (r->tree.v[i].name_made && r->tree.v[i].parent && is_extent_like(r, i))
+			all->nameless[all->nr_nameless++] =
+				(struct nameless){r->tree.v[i].length, i};
+	if (all->nameless)
+		qsort(all->nameless, all->nr_nameless, sizeof(*all->nameless), nameless_order);
+	return all->nameless;
+}
+
+/* The file without its name that is exactly so long: in dir, else anywhere, if it is the only one.
+ */
 static uint32_t by_length(struct rec *r, uint32_t dir, uint64_t length)
 {
-	uint32_t found = 0, nr = 0;
+	const struct nameless *v = r->vms ? r->vms->nameless : NULL;
+	uint32_t beside = 0, anywhere = 0;
+	size_t lo = 0, hi = v ? r->vms->nr_nameless : 0, nr_beside = 0, nr = 0;
 
-	for (uint32_t i = r->tree.v[dir].first; i; i = r->tree.v[i].next)
-		if (is_extent_like(r, i) && r->tree.v[i].name_made && r->tree.v[i].length == length)
-			found = nr++ ? 0 : i;
-	if (nr)
-		return found;
-	for (uint32_t i = 1; i < r->tree.n; i++)
-		if (is_extent_like(r, i) && r->tree.v[i].name_made && r->tree.v[i].parent &&
-		    r->tree.v[i].length == length)
-			found = nr++ ? 0 : i;
-	return nr == 1 ? found : 0;
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (v[mid].length < length)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	for (; v && lo < r->vms->nr_nameless && v[lo].length == length && nr < 64; lo++, nr++) {
+		anywhere = v[lo].node;
+		if (r->tree.v[anywhere].parent != dir)
+			continue;
+		beside = anywhere;
+		nr_beside++;
+	}
+	if (nr_beside)
+		return nr_beside == 1 ? beside : 0;
+	return nr == 1 ? anywhere : 0;
 }
 
 uint32_t group_extent(struct rec *r, uint32_t descriptor, const struct desc_extent *x)
@@ -716,6 +760,10 @@ int group_build(struct rec *r, struct error *err)
 	r->vms = calloc(1, sizeof(*r->vms));
 	if (!r->vms || !taken_init(&t))
 		return err_errno(err, ENOMEM, "virtual machines");
+	if (!gather_nameless(r)) {
+		free(t.bits);
+		return err_errno(err, ENOMEM, "virtual machines");
+	}
 	name_lost(r);
 	for (uint32_t i = 1; i < end; i++)
 		if (r->tree.v[i].parent && !r->tree.v[i].is_dir && !r->tree.v[i].system &&

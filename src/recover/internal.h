@@ -367,6 +367,7 @@ int rebuild_assemble(struct rec *r, struct candidate *c, struct error *err); /* 
 /* deleted.c: free descriptors and those that no directory names. */
 int deleted_find(struct rec *r, struct error *err);
 int deleted_match(struct rec *r, struct error *err); /* grade 2: pointer blocks */
+uint64_t volume_room(struct rec *r, uint64_t size);  /* how many of a size there can be */
 
 /* owners.c */
 int owners_build(struct rec *r, struct error *err);

@@ -35,9 +35,12 @@ struct matcher {
 	const struct vmfs_geometry *g;
 	struct orphan *v;
 	size_t n, cap;
+	uint32_t *by_raw; /* indices of v, by its own address */
 	uint8_t *buf;
 	uint32_t words, word_size;
+	uint64_t work; /* steps that matching may still take */
 };
+#define MATCH_WORK (1ull << 30)
 
 /* ---- gathering ---- */
 
@@ -138,6 +141,7 @@ static void gather_kind(struct matcher *m, enum vmfs_addr_type type, enum vmfs_r
 	if (!res->per_cluster || !res->size)
 		return;
 	clusters = (res->nr_resources + res->per_cluster - 1) / res->per_cluster;
+	clusters = MIN(clusters, volume_room(m->r, res->size) / res->per_cluster + 2);
 	for (uint64_t c = 0; c < clusters && c < BIT(22) && misses < 2; c++) {
 		bool any = false;
 
@@ -147,29 +151,6 @@ static void gather_kind(struct matcher *m, enum vmfs_addr_type type, enum vmfs_r
 		if (rec_stopped(m->r))
 			return;
 	}
-}
-
-/* Upper ones: how many blocks are below them, as far as those are orphans too. */
-static struct orphan *find_orphan(struct matcher *m, uint64_t raw)
-{
-	for (size_t lo = 0, hi = m->n; lo < hi;) {
-		size_t mid = (lo + hi) / 2;
-
-		if (m->v[mid].raw == raw)
-			return &m->v[mid];
-		if (m->v[mid].raw < raw)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return NULL;
-}
-
-static int raw_order(const void *a, const void *b)
-{
-	const struct orphan *x = a, *y = b;
-
-	return x->raw < y->raw ? -1 : x->raw > y->raw;
 }
 
 /* In the order of allocation: cluster, then number in it. */
@@ -188,6 +169,39 @@ static int place_order(const void *a, const void *b, void *arg)
 	return p.resource < q.resource ? -1 : p.resource > q.resource;
 }
 
+static int raw_order(const void *a, const void *b, void *arg)
+{
+	const struct orphan *v = arg, *x = &v[*(const uint32_t *)a], *y = &v[*(const uint32_t *)b];
+
+	return x->raw < y->raw ? -1 : x->raw > y->raw;
+}
+
+static struct orphan *find_orphan(struct matcher *m, uint64_t raw)
+{
+	for (size_t lo = 0, hi = m->n; lo < hi;) {
+		size_t mid = (lo + hi) / 2;
+		struct orphan *o = &m->v[m->by_raw[mid]];
+
+		if (o->raw == raw)
+			return o;
+		if (o->raw < raw)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return NULL;
+}
+
+static bool make_index(struct matcher *m)
+{
+	m->by_raw = malloc(MAX(m->n, (size_t)1) * sizeof(*m->by_raw));
+	for (size_t i = 0; m->by_raw && i < m->n; i++)
+		m->by_raw[i] = (uint32_t)i;
+	if (m->by_raw)
+		qsort_r(m->by_raw, m->n, sizeof(*m->by_raw), raw_order, m->v);
+	return m->by_raw;
+}
+
 static bool load_block(struct matcher *m, uint64_t raw)
 {
 	struct vmfs_addr a;
@@ -198,9 +212,9 @@ static bool load_block(struct matcher *m, uint64_t raw)
 	       vmfs_read_volume(m->r->v, m->buf, (size_t)m->words * m->word_size, vol) == 0;
 }
 
+/* Upper ones: how many blocks are below them, as far as those are orphans too. */
 static void count_upper(struct matcher *m)
 {
-	qsort(m->v, m->n, sizeof(*m->v), raw_order);
 	for (size_t i = 0; i < m->n; i++) {
 		struct orphan *o = &m->v[i];
 		uint64_t sum = 0;
@@ -217,16 +231,20 @@ static void count_upper(struct matcher *m)
 		}
 		o->count = sum;
 	}
-	qsort_r(m->v, m->n, sizeof(*m->v), place_order, (void *)(uintptr_t)m->g);
 }
 
-static void gather(struct matcher *m)
+static bool gather(struct matcher *m)
 {
 	gather_kind(m, VMFS_ADDR_PB, VMFS_RES_PBC);
 	gather_kind(m, VMFS_ADDR_PB2, VMFS_RES_PB2);
 	if (m->g->version == 6)
 		gather_kind(m, VMFS_ADDR_SB, VMFS_RES_SBC);
+	if (m->n)
+		qsort_r(m->v, m->n, sizeof(*m->v), place_order, (void *)(uintptr_t)m->g);
+	if (!make_index(m))
+		return false;
 	count_upper(m);
+	return true;
 }
 
 /* ---- matching ---- */
@@ -288,7 +306,7 @@ struct choice {
 	unsigned rate, nr;
 };
 
-static void choose(const struct matcher *m, const struct want *w, struct choice *best)
+static void choose(struct matcher *m, const struct want *w, struct choice *best)
 {
 	size_t at[320];
 
@@ -298,8 +316,9 @@ static void choose(const struct matcher *m, const struct want *w, struct choice 
 
 		if (m->v[from].used || m->v[from].upper != w->upper)
 			continue;
-		if (!window(m, w, from, w->nr, at))
+		if (m->work < w->nr || !window(m, w, from, w->nr, at))
 			break;
+		m->work -= w->nr;
 		rated = rate(m, w, at);
 		if (rated && rated == best->rate)
 			best->nr++;
@@ -315,10 +334,12 @@ static void use_below(struct matcher *m, const struct orphan *o)
 {
 	if (!o->upper || !load_block(m, o->raw))
 		return;
-	for (uint32_t k = 0; k < m->words; k++)
-		for (size_t i = 0; word_at(m, k) && i < m->n; i++)
-			if (m->v[i].raw == word_at(m, k))
-				m->v[i].used = true;
+	for (uint32_t k = 0; k < m->words; k++) {
+		struct orphan *below = word_at(m, k) ? find_orphan(m, word_at(m, k)) : NULL;
+
+		if (below)
+			below->used = true;
+	}
 }
 
 /* Those that descriptors of deleted files still name. */
@@ -327,7 +348,6 @@ static void use_known(struct matcher *m)
 	struct rec *r = m->r;
 	struct vmfs_inode in;
 
-	qsort(m->v, m->n, sizeof(*m->v), raw_order);
 	for (uint32_t i = 1; i < r->tree.n && m->n; i++) {
 		const struct node *n = &r->tree.v[i];
 
@@ -343,7 +363,6 @@ static void use_known(struct matcher *m)
 			}
 		}
 	}
-	qsort_r(m->v, m->n, sizeof(*m->v), place_order, (void *)(uintptr_t)m->g);
 }
 
 static struct vmfs_inode *keep_inode(struct rec *r, const struct vmfs_inode *in)
@@ -545,7 +564,10 @@ static int run(struct matcher *m, struct error *err)
 
 	if (!list)
 		return err_errno(err, ENOMEM, "deleted files");
-	gather(m);
+	if (!gather(m)) {
+		free(list);
+		return err_errno(err, ENOMEM, "deleted files");
+	}
 	use_known(m);
 	for (uint32_t i = 1; i < r->tree.n; i++)
 		if (r->tree.v[i].state == REC_DELETED && r->tree.v[i].grade == 3 &&
@@ -567,7 +589,7 @@ static int run(struct matcher *m, struct error *err)
 
 int deleted_match(struct rec *r, struct error *err)
 {
-	struct matcher m = {.r = r, .g = &vmfs_plan(r->v)->geo};
+	struct matcher m = {.r = r, .g = &vmfs_plan(r->v)->geo, .work = MATCH_WORK};
 	int e;
 
 	m.word_size = m.g->version == 6 ? 8 : 4;
@@ -578,6 +600,7 @@ int deleted_match(struct rec *r, struct error *err)
 	if (!m.buf)
 		return err_errno(err, ENOMEM, "deleted files");
 	e = run(&m, err);
+	free(m.by_raw);
 	free(m.buf);
 	free(m.v);
 	return e;

@@ -16,6 +16,7 @@
 enum {
 	MAX_NAMES = 2 << 20,
 	DIR5_READ = 1 << 20, /* a directory found by its start is read so far */
+	DIR5_STEP = 8192,
 	DIRENT5 = 140,
 	DIRENT6 = 0x120,
 	DIRENT6_SLOTS = 14,
@@ -151,13 +152,16 @@ static void gather_dir5(struct rec *r, const struct hit *h, uint8_t *buf)
 	char name[VMFS_NAME_MAX + 2];
 
 	add_link(&r->names, h->id, (uint32_t)h->self);
-	if (rec_read_source(r, h->source, buf, len, h->pos) < 0) {
-		len = MIN(len, (size_t)8192);
-		if (rec_read_source(r, h->source, buf, len, h->pos) < 0)
-			return;
-	}
-	for (; at + DIRENT5 <= len; at += DIRENT5) {
+	for (size_t have = 0; at + DIRENT5 <= len; at += DIRENT5) {
 		struct found_name f = {.dir = h->id, .rank = 1};
+
+		if (at + DIRENT5 > have) { /* as far as it goes on */
+			size_t more = MIN(len - have, (size_t)DIR5_STEP);
+
+			if (rec_read_source(r, h->source, buf + have, more, h->pos + have) < 0)
+				return;
+			have += more;
+		}
 
 		if (!parse_entry(buf + at, 12, 128, &f, name))
 			break;

@@ -160,14 +160,20 @@ static void judge_deleted(struct rec *r, const struct node *n, const struct vmfs
 		mark(x, REC_OVERWRITTEN, "reads as zeroes: discarded by the storage");
 }
 
-static void judge_live(struct rec *r, uint64_t vol, struct rec_range *x)
+/* An address that was damaged leads to a block on its own, so the first of a run is asked. */
+static void judge_live(struct rec *r, const struct vmfs_inode *in, uint64_t vol,
+		       struct rec_range *x)
 {
-	uint64_t len = x->len;
+	uint64_t bs = vmfs_plan(r->v)->geo.file_block_size, len = x->len;
 	enum owner o = owners_at(r, vol, &len);
 
 	(void)cut(x, len);
-	if (o == OWNER_MANY)
+	if (o == OWNER_MANY) {
 		mark(x, REC_INFERRED, "two files claim these blocks");
+	} else if (1ull << in->block_shift >= bs && block_used(r, vol) == 0) {
+		(void)cut(x, bs - vol % bs);
+		mark(x, REC_INFERRED, "its block is marked free");
+	}
 }
 
 /* ---- ranges ---- */
@@ -239,7 +245,7 @@ static void data_range(struct rec *r, const struct node *n, const struct vmfs_in
 	if (n->state == REC_DELETED)
 		judge_deleted(r, n, in, v->vol, x);
 	else if (!n->system)
-		judge_live(r, v->vol, x);
+		judge_live(r, in, v->vol, x);
 	if (x->trust == REC_OVERWRITTEN)
 		return;
 	if (unreadable(r, x))
