@@ -149,7 +149,7 @@ static uint64_t count_resources(const struct check *c, enum vmfs_resource_kind k
 	else if (kind == VMFS_RES_SFB)
 		unit = g->file_block_size;
 	if (kind == VMFS_RES_FBB || kind == VMFS_RES_SFB)
-		nr = MIN(nr, g->size / unit + 1);
+		nr = MIN(nr, volume_end(&c->v->plan) / unit + 1);
 	else
 		nr = MIN(nr, in->length / MAX(unit, 1ull) + 1);
 	if (kind == VMFS_RES_FDC) /* as many as their addresses can name */

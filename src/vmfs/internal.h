@@ -89,6 +89,7 @@ extern const uint32_t resource_file_fd[VMFS_NR_RES];
  */
 int cache_init(struct vmfs *v);
 void cache_fini(struct vmfs *v);
+uint64_t volume_end(const struct vmfs_plan *p); /* its size, or the end of what there is of it */
 /* Through the cache, for metadata. */
 int volume_read(struct vmfs *v, void *buf, size_t len, uint64_t vol);
 

@@ -18,7 +18,7 @@ static const struct vmfs_run *find_run(const struct vmfs_plan *p, uint64_t vol)
 	return lo < p->nr_runs && p->run[lo].vol <= vol ? &p->run[lo] : NULL;
 }
 
-static uint64_t volume_end(const struct vmfs_plan *p)
+uint64_t volume_end(const struct vmfs_plan *p)
 {
 	const struct vmfs_run *last = p->nr_runs ? &p->run[p->nr_runs - 1] : NULL;
 
