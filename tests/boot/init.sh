@@ -179,7 +179,7 @@ run_job() { # a script from the second disk, inside the file system of the first
 	mount -t devpts pts /mnt/dev/pts
 	chroot /mnt /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C sh -c '. /dev/vdb' 2>&1
 	echo "JOB-STATUS $?"
-	dmesg -r | grep -E '^<[0-3]>|BUG|stall|lockup|hung_task' | sed 's/^/MESSAGE /'
+	dmesg -r | grep -E '^<[0-3]>|BUG:|rcu: INFO|soft lockup|hung_task' | sed 's/^/MESSAGE /'
 	echo "JOB-DONE"
 }
 

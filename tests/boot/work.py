@@ -81,7 +81,7 @@ class Guest:
     def check_end(self):
         ok('the guest ran its script to the end and left', 'JOB-DONE' in self.log and self.status == 0,
            f'status {self.status}\n{self.said}\n{self.log}')
-        bad = re.findall(r'^.*(?:BUG:|WARNING:|rcu.*stall|soft lockup|hung_task|segfault|general protection).*$',
+        bad = re.findall(r'^.*(?:BUG:|WARNING:|rcu: INFO:.*stall|soft lockup|hung_task|segfault|general protection).*$',
                          self.log, re.M)
         ok('the kernel complains of nothing', not bad, '\n'.join(bad))
 
