@@ -289,6 +289,9 @@ static int make_image(const struct recover *rc, const char *path, uint64_t size,
 		.overwrite = rc->target.overwrite,
 	};
 
+	if (!c.overwrite && access(path, F_OK) == 0)
+		return err_set(err, EEXIST, "'%s' is there already (--overwrite replaces it)",
+			       path);
 	return blk_create_keep(rc->target.format, &c, made, err);
 }
 
