@@ -43,7 +43,7 @@ struct hpet_timer {
 	uint64_t start;           /* of a periodic timer: the comparator that T_SET_VALUE gave it */
 	uint64_t fsb;             /* address << 32 | data */
 	bool set_value, starting; /* starting: the period is still to be written */
-	bool armed;
+	bool armed, loaded_due;
 	uint64_t deadline_ns;
 	struct vtimer timer;
 };
@@ -103,21 +103,25 @@ static void hpet_timer_arm(struct hpet_timer *t)
 	vtimer_arm(&t->timer, t->deadline_ns);
 }
 
+static void hpet_timer_due_now(struct hpet_timer *t)
+{
+	t->deadline_ns = vclock_now_ns(t->hpet->cfg.clock);
+	vtimer_arm(&t->timer, t->deadline_ns);
+}
+
 /* A guest reads the counter, adds to it and writes the comparator.  On hardware that takes less
  * than a microsecond; here the host may stop the CPU in between until the moment has passed, and
  * the next match is 43 seconds away with 32 bits.  What has just been passed is due at once. */
 static void hpet_timer_arm_written(struct hpet_timer *t)
 {
 	struct hpet *h = t->hpet;
-	uint64_t now = vclock_now_ns(h->cfg.clock), counter = hpet_counter_at(h, now);
+	uint64_t counter = hpet_counter_at(h, vclock_now_ns(h->cfg.clock));
 
 	hpet_timer_arm(t);
 	if (hpet_timer_is_32(t))
 		counter = (uint32_t)counter;
-	if (!t->armed || t->comparator > counter || counter - t->comparator >= BIT(31))
-		return;
-	t->deadline_ns = now;
-	vtimer_arm(&t->timer, now);
+	if (t->armed && t->comparator <= counter && counter - t->comparator < BIT(31))
+		hpet_timer_due_now(t);
 }
 
 static void hpet_arm_all(struct hpet *h)
@@ -450,13 +454,24 @@ void hpet_destroy(struct hpet *h)
 
 static void hpet_timer_state(struct state *s, struct hpet_timer *t)
 {
-	state_enter(s, "timer", 1);
+	/* A match whose interrupt was still on its way when the clock stopped. */
+	bool due = t->armed && t->deadline_ns <= vclock_now_ns(t->hpet->cfg.clock);
+
+	state_enter(s, "timer", 2);
 	state_u64(s, "config", &t->config);
 	state_u64(s, "comparator", &t->comparator);
 	state_u64(s, "period", &t->period);
 	state_u64(s, "fsb", &t->fsb);
 	state_bool(s, "set_value", &t->set_value);
+	if (state_since(s, 2)) {
+		state_u64(s, "start", &t->start);
+		state_bool(s, "starting", &t->starting);
+		state_bool(s, "due", &due);
+	} else {
+		due = t->starting = false;
+	}
 	state_leave(s);
+	t->loaded_due = due;
 	t->config &= T_WRITABLE;
 }
 
@@ -478,6 +493,9 @@ void hpet_state(struct state *s, struct hpet *h)
 		h->cfg.legacy_mode(h->cfg.legacy_opaque, h->config & CONFIG_LEGACY);
 		hpet_update_lines(h);
 		hpet_arm_all(h);
+		for (unsigned n = 0; n < NR_TIMERS; n++)
+			if (h->t[n].loaded_due && h->t[n].armed)
+				hpet_timer_due_now(&h->t[n]);
 	}
 	pthread_mutex_unlock(&h->lock);
 }

@@ -150,6 +150,30 @@ TEST(a_restored_board_goes_on_where_it_was)
 	board_stop(&b);
 }
 
+/* A one-shot that had matched, but whose interrupt had not been sent, when the clock stopped. */
+TEST(an_hpet_match_on_its_way_is_not_lost)
+{
+	const uint64_t t2 = MEMMAP_HPET + 0x140;
+	struct board a, b;
+	uint8_t *buf;
+	size_t len;
+
+	board_start(&a, 1, 16 * MiB);
+	mmio_write(&a, 0, MEMMAP_HPET + 0x10, 1, 8);
+	mmio_write(&a, 0, t2, 20 << 9 | 1 << 8 | 1 << 2 | 1 << 1, 8);
+	board_advance(&a, 10000000);
+	mmio_write(&a, 0, t2 + 8, 999999, 8);
+	save(&a, &buf, &len);
+	board_start(&b, 1, 16 * MiB);
+	CHECK_EQ(0, restore(&b, buf, len));
+	machine_resume(b.machine);
+	board_advance(&b, 1);
+	CHECK_EQ(4, mmio_read(&b, 0, MEMMAP_HPET + 0x20, 8));
+	free(buf);
+	board_stop(&a);
+	board_stop(&b);
+}
+
 TEST(state_saved_twice_is_the_same)
 {
 	struct board a, b;
