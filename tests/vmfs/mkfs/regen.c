@@ -20,7 +20,7 @@ struct regen {
 	struct skip {
 		uint64_t vol, len;
 	} * skip;
-	uint64_t skips, cap;
+	uint64_t skips, cap, last;
 };
 
 static void real_dev(const struct regen *g, uint64_t off, void *buf, uint64_t len)
@@ -360,11 +360,20 @@ static void skip_unknown(struct regen *g)
 	skip_add(g, res_header_vol(m, &m->res[RES_PB2], 0) + 0x198, 0x38);
 }
 
-static bool skipped(const struct regen *g, uint64_t vol)
+static bool in_skip(const struct regen *g, uint64_t i, uint64_t vol)
 {
+	return i < g->skips && vol >= g->skip[i].vol && vol - g->skip[i].vol < g->skip[i].len;
+}
+
+static bool skipped(struct regen *g, uint64_t vol)
+{
+	if (in_skip(g, g->last, vol))
+		return true;
 	for (uint64_t i = 0; i < g->skips; i++)
-		if (vol >= g->skip[i].vol && vol - g->skip[i].vol < g->skip[i].len)
+		if (in_skip(g, i, vol)) {
+			g->last = i;
 			return true;
+		}
 	return false;
 }
 
@@ -386,12 +395,22 @@ static void compare_sector(struct regen *g, struct part *p, uint64_t dev, const 
 	}
 }
 
+/* The next sector that one of the two has and is not a hole. */
+static uint64_t next_data(const struct regen *g, uint64_t from)
+{
+	off_t a = lseek(g->fd, (off_t)from, SEEK_DATA);
+	off_t b = lseek(g->m->ext[0].fd, (off_t)from, SEEK_DATA);
+	uint64_t x = a < 0 ? g->size : (uint64_t)a, y = b < 0 ? g->size : (uint64_t)b;
+
+	return (x < y ? x : y) / SECTOR * SECTOR;
+}
+
 static void compare(struct regen *g, struct part *p)
 {
 	uint8_t *want = xalloc(CHUNK), *have = xalloc(CHUNK);
 
-	for (uint64_t at = p->from; at < p->to; at += CHUNK) {
-		uint64_t n = p->to - at < CHUNK ? p->to - at : CHUNK;
+	for (uint64_t at = next_data(g, p->from), n; at < p->to; at = next_data(g, at + n)) {
+		n = p->to - at < CHUNK ? p->to - at : CHUNK;
 
 		real_dev(g, at, want, n);
 		if (pread(g->m->ext[0].fd, have, n, (off_t)at) != (ssize_t)n)

@@ -229,11 +229,12 @@ static void do_file(struct mkfs **m, struct line *l)
 	static const char *const layouts[] = {"auto",   "resident", "sub", "direct",
 					      "single", "double",   NULL};
 	static struct mkfs_piece piece[PIECES_MAX];
+	bool blocks = flag(l, "reuse-blocks");
 	struct mkfs_file f = {.size = num(l, "size", 0),
 			      .layout = (enum mkfs_layout)choice(l, "layout", layouts),
 			      .pb2 = flag(l, "pb2"),
-			      .reuse = flag(l, "reuse") | flag(l, "reuse-blocks"),
-			      .new_fd = flag(l, "reuse-blocks"),
+			      .reuse = flag(l, "reuse") || blocks,
+			      .new_fd = blocks,
 			      .scatter = flag(l, "scatter"),
 			      .mode = (uint32_t)num(l, "mode", 0),
 			      .piece = piece};
