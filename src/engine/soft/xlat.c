@@ -68,8 +68,6 @@ static bool analyse(struct xgen *g)
 			g->nr = i;
 			break;
 		}
-		if (g->info[i].kind == XLAT_INTERP && in->flags & INSN_END)
-			g->nr = i + 1;
 		g->xb->uses_vec |= g->info[i].kind == XLAT_VEC;
 		g->xb->uses_x87 |= insn_rows[in->id].cls == CLASS_X87;
 		xlat_flags_of(g, in, &g->info[i]);
@@ -108,14 +106,9 @@ static void generate(struct xgen *g)
 static struct xblock *xblock_new(struct xlat *x, struct block *b, uint64_t lin)
 {
 	struct xblock *xb = (struct xblock *)(x->meta + x->meta_used);
-	size_t size = ALIGN_UP(sizeof(*xb) + b->nr * sizeof(struct xsite), 16);
-	struct xexit *mid = (struct xexit *)((uint8_t *)xb + size);
 
-	*xb = (struct xblock){.b = b, .lin = lin, .nr = b->nr, .key = x->key, .mid = mid};
-	for (unsigned i = 0; i + 1 < b->nr; i++)
-		if (insn_rows[b->insns[i].id].xlat == XLAT_JCC)
-			mid[xb->nr_mid++] = (struct xexit){.from = xb};
-	x->meta_used += ALIGN_UP(size + xb->nr_mid * sizeof(*mid), 16);
+	x->meta_used += ALIGN_UP(sizeof(*xb) + b->nr * sizeof(struct xsite), 16);
+	*xb = (struct xblock){.b = b, .lin = lin, .nr = b->nr, .key = x->key};
 	for (unsigned i = 0; i < ARRAY_SIZE(xb->exit); i++)
 		xb->exit[i].from = xb;
 	return xb;
@@ -151,12 +144,13 @@ static struct xblock *translate(struct cpu *cpu, struct block *b)
 	g->b = b;
 	g->nr = b->nr;
 	g->lin = cpu->rip;
+	g->narrow = cpu->mode == INSN_MODE_32;
 	g->xb = xblock_new(x, b, g->lin);
 	g->xb->page = xlat_page(x, b->page, g->lin, b->gen);
 	if (b->flags & BLOCK_CROSS)
 		g->xb->page2 = xlat_page(x, b->page2, g->lin + PAGE_SIZE, b->gen2);
 	g->nr_slow = 0;
-	g->next_group = g->next_mid = 0;
+	g->next_group = 0;
 	g->in_cold = false;
 	g->vec_checked = g->ended = false;
 	if (!analyse(g))
@@ -203,7 +197,7 @@ static void key_update(struct cpu *cpu)
 	if (likely(x->key == key))
 		return;
 	x->key = key;
-	xlat_jump_clear(x);
+	xlat_jump_choose(x);
 }
 
 /* From here on the page's guards let jumps in, where `hva` is what lin is mapped to. */
@@ -234,11 +228,27 @@ static bool hot(const struct cpu *cpu, struct block *b)
 	return b->heat++ >= cpu->xlat->cfg.hot;
 }
 
+static bool is_flat(const struct cpu *cpu, unsigned seg)
+{
+	return !cpu->seg[seg].base && cpu->seg[seg].flat == (SEG_FLAT_READ | SEG_FLAT_WRITE);
+}
+
+/* 32-bit code is translated as long as offsets are linear addresses.  FS and GS may be anything. */
+static bool can_translate(const struct cpu *cpu)
+{
+	if (likely(cpu->mode == INSN_MODE_64))
+		return true;
+	return cpu->mode == INSN_MODE_32 && !cpu->seg[X86_CS].base &&
+	       cpu->seg[X86_CS].limit == ~0u && is_flat(cpu, X86_SS) && is_flat(cpu, X86_DS) &&
+	       is_flat(cpu, X86_ES) && cpu->sp_mask == ~0u;
+}
+
 struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 {
 	struct xblock *xb;
 
-	if (cpu->mode != INSN_MODE_64 || b->flags & ~BLOCK_CROSS || b == cpu->blocks->once)
+	if (!can_translate(cpu) || (cpu->mode != INSN_MODE_64 && cpu->rip + b->len > ~0u) ||
+	    b->flags & ~BLOCK_CROSS || b == cpu->blocks->once)
 		return NULL;
 	key_update(cpu);
 	xb = find(cpu->xlat, b, cpu->rip);
@@ -246,7 +256,7 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 		if (!hot(cpu, b))
 			return NULL;
 		cpu->doing = CPU_DOING_TRANSLATION;
-		xb = translate(cpu, cpu->xlat->cfg.count ? b : block_extend(cpu, b));
+		xb = translate(cpu, b);
 		cpu->doing = CPU_DOING_REST;
 		if (!xb)
 			return NULL;
@@ -266,7 +276,7 @@ void xlat_enter(struct cpu *cpu, struct xblock *xb)
 	x->from = NULL;
 	xlat_settle(cpu);
 	cpu->stats.entries++;
-	x->from = x->enter(x_rx(x, xb->plain));
+	x->from = xlat_thunks_of(x, xb->key)->enter(x_rx(x, xb->plain));
 	if (VEC_EAGER_RELEASE)
 		vec_release(cpu);
 	if (unlikely((uintptr_t)x->from == XLAT_FOUND)) {
@@ -359,7 +369,7 @@ static const void *onward(const struct cpu *cpu)
 	const struct xlat *x = cpu->xlat;
 	const struct xlat_jump *j = xlat_jump_at(x, cpu->rip);
 
-	if (j->lin != cpu->rip || run_wants_attention(cpu) || cpu->mode != INSN_MODE_64 ||
+	if (j->lin != cpu->rip || run_wants_attention(cpu) || !can_translate(cpu) ||
 	    x->key != xlat_key(cpu) || x->cfg.lockstep)
 		return NULL;
 	return j->code;

@@ -132,7 +132,7 @@ int xlat_create(struct cpu *cpu, const struct xlat_config *cfg, struct error *er
 		return e;
 	}
 	x->cold_start = ALIGN_UP(x->size / 8 * 5, 4096);
-	x->jump = (struct xlat_jump *)x->meta;
+	x->jump = x->jumps = (struct xlat_jump *)x->meta;
 	x->order = (struct xblock **)(x->meta + x->meta_size) - 1;
 	cpu->xl_jump = x->jump;
 	cpu->xlat = x;
@@ -158,11 +158,43 @@ void xlat_destroy(struct cpu *cpu)
 /* --- room --------------------------------------------------------------------------------------
  */
 
-void xlat_jump_clear(struct xlat *x)
+static void jump_clear(struct xlat_jump *jump)
 {
 	for (unsigned i = 0; i < XLAT_JUMP_ENTRIES; i++)
-		x->jump[i].lin = 1; /* no target: its index is another one's */
-	x->jump[1].lin = 0;
+		jump[i].lin = 1; /* no target: its index is another one's */
+	jump[1].lin = 0;
+}
+
+static struct xlat_jump *jump_table(const struct xlat *x, uint32_t key)
+{
+	for (unsigned i = 0; i < XLAT_JUMP_TABLES; i++)
+		if (x->jump_key[i] == key)
+			return x->jumps + i * XLAT_JUMP_ENTRIES;
+	return NULL;
+}
+
+void xlat_jump_choose(struct xlat *x)
+{
+	struct xlat_jump *t = jump_table(x, x->key);
+
+	if (!t) {
+		unsigned i = x->next_table++ % XLAT_JUMP_TABLES;
+
+		t = x->jumps + i * XLAT_JUMP_ENTRIES;
+		x->jump_key[i] = x->key;
+		jump_clear(t);
+	} else if (x->cfg.lockstep) {
+		jump_clear(t); /* of what was expected when it was in use */
+	}
+	x->jump = t;
+	x->cpu->xl_jump = t;
+}
+
+static void jump_clear_all(struct xlat *x)
+{
+	for (unsigned i = 0; i < XLAT_JUMP_TABLES; i++)
+		x->jump_key[i] = ~0u; /* nobody's */
+	xlat_jump_choose(x);
 }
 
 void xlat_flush(struct cpu *cpu)
@@ -176,10 +208,11 @@ void xlat_flush(struct cpu *cpu)
 	x->from = NULL;
 	x->hot_used = XLAT_THUNKS;
 	x->cold_used = x->cold_start;
-	x->meta_used = ALIGN_UP(XLAT_JUMP_ENTRIES * sizeof(struct xlat_jump), 64);
+	x->meta_used =
+		ALIGN_UP(XLAT_JUMP_TABLES * XLAT_JUMP_ENTRIES * sizeof(struct xlat_jump), 64);
 	for (unsigned i = 0; i < XLAT_PAGE_HEADS; i++)
 		x->pages[i] = NULL;
-	xlat_jump_clear(x);
+	jump_clear_all(x);
 	xlat_thunks(x);
 	cpu->stats.evictions++;
 }
@@ -321,15 +354,17 @@ void xlat_jump_expect(struct xlat *x, uint64_t lin)
 	if (x->expected != lin)
 		x->jump[jump_index(x->expected)].lin = 1;
 	x->expected = lin;
-	x->jump[jump_index(lin)] = (struct xlat_jump){lin, x_rx(x, x->leave_found)};
+	x->jump[jump_index(lin)] =
+		(struct xlat_jump){lin, x_rx(x, xlat_thunks_of(x, x->key)->leave_found)};
 }
 
 static void jump_drop(struct xlat *x, const struct xblock *xb)
 {
+	struct xlat_jump *t = jump_table(x, xb->key);
 	unsigned i = jump_index(xb->lin);
 
-	if (x->jump[i].lin == xb->lin)
-		x->jump[i].lin = i == 1 ? 0 : 1;
+	if (t && t[i].lin == xb->lin)
+		t[i].lin = i == 1 ? 0 : 1;
 }
 
 static void xblock_kill(struct xlat *x, struct xblock *xb)
@@ -342,8 +377,6 @@ static void xblock_kill(struct xlat *x, struct xblock *xb)
 	forget_incoming(x, xb);
 	forget_outgoing(&xb->exit[0]);
 	forget_outgoing(&xb->exit[1]);
-	for (unsigned i = 0; i < xb->nr_mid; i++)
-		forget_outgoing(&xb->mid[i]);
 	jump_drop(x, xb);
 	for (p = &xb->b->xlat; *p && *p != xb; p = &(*p)->b_next)
 		;

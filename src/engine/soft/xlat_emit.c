@@ -173,6 +173,21 @@ void x_lea32(struct xgen *g, unsigned to, const struct xmem *m)
 	op1_mem(g, 0x8d, false, to, m);
 }
 
+void x_load_word(struct xgen *g, unsigned to, const struct xmem *m)
+{
+	op1_mem(g, 0x8b, !g->narrow, to, m);
+}
+
+void x_store_word(struct xgen *g, const struct xmem *m, unsigned from)
+{
+	op1_mem(g, 0x89, !g->narrow, from, m);
+}
+
+void x_lea_word(struct xgen *g, unsigned to, const struct xmem *m)
+{
+	op1_mem(g, 0x8d, !g->narrow, to, m);
+}
+
 void x_add_mem(struct xgen *g, unsigned to, const struct xmem *m)
 {
 	op1_mem(g, 0x03, true, to, m);

@@ -13,6 +13,11 @@
  * addresses known at run time ask the jump table. */
 #include "engine/soft/xlat_int.h"
 
+static const struct xthunks *thunks(const struct xgen *g)
+{
+	return &g->x->thunks[g->narrow];
+}
+
 /* --- entries -----------------------------------------------------------------------------------
  */
 
@@ -102,8 +107,10 @@ void xlat_entries(struct xgen *g)
 /* --- exits -------------------------------------------------------------------------------------
  */
 
-static void way_out(struct xgen *g, struct xexit *e, uint64_t target, unsigned cc)
+void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
 {
+	struct xexit *e = &g->xb->exit[n];
+
 	e->target = target;
 	e->flags = g->flags;
 	e->back = target < g->next_rip;
@@ -115,17 +122,12 @@ static void way_out(struct xgen *g, struct xexit *e, uint64_t target, unsigned c
 	e->jump = cc == EXIT_JMP ? x_jmp(g) : x_jcc(g, cc);
 }
 
-void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
-{
-	way_out(g, &g->xb->exit[n], target, cc);
-}
-
 static void leave_with(struct xgen *g, const struct xexit *e)
 {
 	const struct xmem m = {.base = H_RIP, .index = H_NONE, .abs = e};
 
 	x_lea(g, T0, &m);
-	x_jmp_to(g, g->x->leave);
+	x_jmp_to(g, thunks(g)->leave);
 }
 
 static void exit_stub(struct xgen *g, struct xexit *e)
@@ -171,10 +173,10 @@ static void slow_stub(struct xgen *g, const struct xslow *s)
 	x_patch(g->x, s->from, x_offset(g));
 	site_in(g, s->index);
 	if (!s->back) {
-		x_jmp_to(g, g->x->interp_end);
+		x_jmp_to(g, thunks(g)->interp_end);
 		return;
 	}
-	x_call_to(g, g->x->interp);
+	x_call_to(g, thunks(g)->interp);
 	x_jmp_to(g, s->back);
 }
 
@@ -186,8 +188,6 @@ void xlat_cold(struct xgen *g)
 		slow_stub(g, &g->slow[i]);
 	exit_stub(g, &g->xb->exit[0]);
 	exit_stub(g, &g->xb->exit[1]);
-	for (unsigned i = 0; i < g->xb->nr_mid; i++)
-		exit_stub(g, &g->xb->mid[i]);
 	entry_stub(g);
 	g->xb->cold_end = x_offset(g);
 }
@@ -201,11 +201,11 @@ void xlat_call_interp(struct xgen *g, bool last)
 	g->xb->site[g->index].interp = true;
 	site_in(g, g->index);
 	if (last) {
-		x_jmp_to(g, g->x->interp_end);
+		x_jmp_to(g, thunks(g)->interp_end);
 		g->ended = true;
 		return;
 	}
-	x_call_to(g, g->x->interp);
+	x_call_to(g, thunks(g)->interp);
 	g->flags = FL_HOST | FL_MEM;
 }
 
@@ -237,13 +237,14 @@ static void load_target(struct xgen *g, const struct insn *in)
 	struct xmem m;
 
 	if (in->flags & INSN_MEM) {
-		xlat_mem(g, in, 8, false, false, &m);
-		x_load(g, T0, &m);
+		xlat_mem(g, in, xgen_word(g), false, false, &m);
+		x_load_word(g, T0, &m);
 		return;
 	}
 	xlat_flags_clobber(g);
 	if (host_reg(in->rm / 8) != H_NONE) {
-		x_mov(g, T0, (unsigned)host_reg(in->rm / 8));
+		x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x89, .w = !g->narrow},
+			 (unsigned)host_reg(in->rm / 8), T0);
 	} else {
 		m = XMEM_CPU(g, gpr[in->rm / 8]);
 		x_load(g, T0, &m);
@@ -280,18 +281,20 @@ static void stack_reset(struct xgen *g)
 
 static void move_guest_sp(struct xgen *g, int32_t by)
 {
-	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = by});
+	x_lea_word(g, H_GUEST_RSP,
+		   &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = by});
 }
 
 static void ret(struct xgen *g, const struct insn *in)
 {
 	const struct xmem expected = {.base = H_RSP, .index = H_NONE, .disp = 8};
-	int32_t drop = 8 + (int32_t)(uint16_t)in->imm;
+	unsigned word = xgen_word(g);
+	int32_t drop = (int32_t)(word + (uint16_t)in->imm);
 	struct xmem m;
 	uint32_t other;
 
-	xlat_mem_at(g, H_GUEST_RSP, 0, 8, false, false, &m);
-	x_load(g, T0, &m);
+	xlat_mem_at(g, H_GUEST_RSP, 0, word, false, false, &m);
+	x_load_word(g, T0, &m);
 	x_cmp_mem(g, T0, &expected);
 	other = x_jcc(g, CC_NZ);
 	move_guest_sp(g, drop);
@@ -306,16 +309,17 @@ static void ret(struct xgen *g, const struct insn *in)
 static void push_return(struct xgen *g, bool back)
 {
 	struct xmem m;
+	int32_t word = (int32_t)xgen_word(g);
 
-	xlat_mem_at(g, H_GUEST_RSP, -8, 8, true, back, &m);
-	if (g->next_rip == (uint64_t)(int32_t)g->next_rip) {
-		x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0xc7, .w = true}, 0, &m, 4);
+	xlat_mem_at(g, H_GUEST_RSP, -word, (unsigned)word, true, back, &m);
+	if (g->narrow || g->next_rip == (uint64_t)(int32_t)g->next_rip) {
+		x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0xc7, .w = !g->narrow}, 0, &m, 4);
 		x32(g, (uint32_t)g->next_rip);
 	} else {
 		x_mov_imm(g, T0, g->next_rip);
 		x_store(g, &m, T0);
 	}
-	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = -8});
+	move_guest_sp(g, -word);
 }
 
 /* T0 is free.  The frame for the return predictor; then comes the host's call. */
@@ -346,11 +350,18 @@ static void landing(struct xgen *g)
 	xlat_exit_jump(g, 0, g->next_rip, EXIT_JMP);
 }
 
+static uint64_t target_of(const struct xgen *g, const struct insn *in)
+{
+	uint64_t target = g->next_rip + in->imm;
+
+	return g->narrow ? (uint32_t)target : target;
+}
+
 static void call(struct xgen *g, const struct insn *in)
 {
 	push_return(g, false);
 	push_expected(g);
-	xlat_exit_jump(g, 1, g->next_rip + in->imm, EXIT_CALL);
+	xlat_exit_jump(g, 1, target_of(g, in), EXIT_CALL);
 	landing(g);
 }
 
@@ -371,12 +382,7 @@ static void call_ind(struct xgen *g, const struct insn *in)
 static void jcc(struct xgen *g, const struct insn *in)
 {
 	xlat_flags_before(g);
-	if (g->index + 1 < g->nr) {
-		way_out(g, &g->xb->mid[g->next_mid++], g->next_rip + in->imm, in->opcode & 15);
-		g->ended = false;
-		return;
-	}
-	xlat_exit_jump(g, 1, g->next_rip + in->imm, in->opcode & 15);
+	xlat_exit_jump(g, 1, target_of(g, in), in->opcode & 15);
 	xlat_exit_jump(g, 0, g->next_rip, EXIT_JMP);
 }
 
@@ -390,13 +396,13 @@ static bool canonical48(uint64_t lin)
 
 bool xlat_flow_ok(struct xgen *g, const struct insn *in, uint8_t kind)
 {
-	if (in->opsize != 8)
+	if (in->opsize != xgen_word(g))
 		return false;
 	switch ((enum insn_xlat)kind) {
 	case XLAT_JCC:
 	case XLAT_JMP:
 	case XLAT_CALL:
-		return canonical48(g->next_rip + in->imm);
+		return canonical48(target_of(g, in));
 	case XLAT_JMPIND:
 	case XLAT_CALLIND:
 		return !(in->flags & INSN_MEM) || xlat_mem_ok(g, in);
@@ -413,7 +419,7 @@ void xlat_flow(struct xgen *g, const struct insn *in, uint8_t kind)
 		jcc(g, in);
 		break;
 	case XLAT_JMP:
-		xlat_exit_jump(g, 1, g->next_rip + in->imm, EXIT_JMP);
+		xlat_exit_jump(g, 1, target_of(g, in), EXIT_JMP);
 		break;
 	case XLAT_JMPIND:
 		jmp_ind(g, in);

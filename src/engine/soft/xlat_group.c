@@ -28,12 +28,12 @@ struct access {
 /* --- what an instruction does ------------------------------------------------------------------
  */
 
-static int simple_base(const struct insn *in)
+static int simple_base(const struct xgen *g, const struct insn *in)
 {
 	unsigned n = in->base / 8;
 
 	if (in->base >= CPU_GPR_OFF(X86_NR_GPR) || in->index != CPU_OFF(zero) ||
-	    in->segbase != CPU_OFF(zero) || host_reg(n) == H_NONE)
+	    xlat_has_segbase(g, in) || host_reg(n) == H_NONE)
 		return -1;
 	return (int)n;
 }
@@ -43,12 +43,13 @@ static bool in_memory(uint16_t off)
 	return off < CPU_GPR_OFF(X86_NR_GPR) && host_reg(off / 8) == H_NONE;
 }
 
-static void operand(const struct insn *in, const struct insn_row *row, struct access *a)
+static void operand(const struct xgen *g, const struct insn *in, const struct insn_row *row,
+		    struct access *a)
 {
 	a->any = in->flags & INSN_MEM;
 	if (!a->any)
 		return;
-	a->base = simple_base(in);
+	a->base = simple_base(g, in);
 	a->off = in->disp;
 	a->size = in->msize;
 	for (unsigned i = 0; i < row->nr_ops; i++)
@@ -92,29 +93,32 @@ static void describe(struct xgen *g, unsigned i, bool first_vec, struct access *
 {
 	const struct insn *in = &g->b->insns[i];
 	const struct insn_row *row = &insn_rows[in->id];
+	int word = (int)xgen_word(g);
 
 	*a = (struct access){.base = -1};
 	switch ((enum insn_xlat)g->info[i].kind) {
 	case XLAT_VEC:
 		describe_vec(g, in, a, first_vec);
-		operand(in, row, a);
+		operand(g, in, row, a);
 		break;
 	case XLAT_COPY:
-		operand(in, row, a);
+		operand(g, in, row, a);
 		a->alone |= uses_t1(in, row);
 		break;
 	case XLAT_PUSH:
 	case XLAT_CALL:
 		*a = (struct access){.any = true,
 				     .base = X86_RSP,
-				     .off = -8,
-				     .size = 8,
+				     .off = -word,
+				     .size = (unsigned)word,
 				     .write = true,
-				     .move = -8};
+				     .move = -word,
+				     .alone = in->flags & INSN_MEM};
 		break;
 	case XLAT_POP:
 	case XLAT_RET:
-		*a = (struct access){.any = true, .base = X86_RSP, .size = 8, .move = 8};
+		*a = (struct access){
+			.any = true, .base = X86_RSP, .size = (unsigned)word, .move = word};
 		break;
 	case XLAT_NOP:
 		break;
@@ -310,8 +314,8 @@ static void cold_copy(struct xgen *g, const struct xgroup *p)
 		if (i == p->last && p->inside) {
 			struct xmem m;
 
-			xlat_mem_at(g, H_GUEST_RSP, p->write_last ? -8 : 0, 8, p->write_last, false,
-				    &m);
+			xlat_mem_at(g, H_GUEST_RSP, p->write_last ? -(int32_t)xgen_word(g) : 0,
+				    xgen_word(g), p->write_last, false, &m);
 			x_jmp_to(g, p->back);
 			return;
 		}

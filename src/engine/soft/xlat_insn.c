@@ -27,7 +27,8 @@ static void regs_of(const struct insn *in, const struct insn_row *row, struct re
 
 		if (op->kind == OP_GPR_REG || op->kind == OP_GPR_OPC) {
 			regs_note(r, &r->reg, in->reg, &r->access[0], op->access);
-		} else if (op->kind == OP_GPR_RM && in->flags & INSN_MEM) {
+		} else if (op->kind == OP_MOFFS ||
+			   (op->kind == OP_GPR_RM && in->flags & INSN_MEM)) {
 			r->mem |= op->access;
 		} else if (op->kind == OP_GPR_RM) {
 			regs_note(r, &r->rm, in->rm, &r->access[1], op->access);
@@ -62,6 +63,11 @@ static bool high_ok(const struct insn *in, const struct regs *r)
 	       !(r->reg == X86_RSP && in->reg % 8 == 0) && !(r->rm == X86_RSP && in->rm % 8 == 0);
 }
 
+static unsigned mem_size(const struct insn *in)
+{
+	return xlat_is_moffs(in) ? in->opsize : in->msize;
+}
+
 bool xlat_copy_ok(struct xgen *g, const struct insn *in, const struct insn_row *row)
 {
 	bool mem = in->flags & INSN_MEM;
@@ -70,7 +76,7 @@ bool xlat_copy_ok(struct xgen *g, const struct insn *in, const struct insn_row *
 	if (mem && (!xlat_mem_ok(g, in) || row->attrs & ROW_BITSTRING))
 		return false;
 	regs_of(in, row, &r);
-	return high_ok(in, &r) && nr_scratch(&r) <= (mem ? 1u : 2u) && (!mem || in->msize);
+	return high_ok(in, &r) && nr_scratch(&r) <= (mem ? 1u : 2u) && (!mem || mem_size(in));
 }
 
 /* --- registers in memory ------------------------------------------------------------------------
@@ -158,7 +164,7 @@ static void put_vex(struct xgen *g, const struct insn *in, unsigned reg, unsigne
 	x8(g, 0xc4);
 	x8(g, (uint8_t)((~reg >> 3 & 1) << 7 | (~index >> 3 & 1) << 6 | (~base >> 3 & 1) << 5 |
 			in->map));
-	x8(g, (uint8_t)((in->flags & INSN_REXW ? 0x80 : 0) | (~vv & 15) << 3 | p));
+	x8(g, (uint8_t)((in->flags & INSN_REXW && !g->narrow ? 0x80 : 0) | (~vv & 15) << 3 | p));
 	x8(g, in->opcode);
 }
 
@@ -217,6 +223,27 @@ static void copy_plain(struct xgen *g, const struct insn *in, const struct xop *
 	x8(g, in->opcode);
 }
 
+/* Encodings that do not exist in the host's mode have others. */
+static bool copy_short(struct xgen *g, const struct insn *in, struct xop *o, unsigned reg,
+		       const struct xmem *m)
+{
+	if (o->map != MAP_1)
+		return false;
+	if (xlat_is_moffs(in)) {
+		o->opcode = (uint8_t)(0x88 | (~in->opcode & 2) | (in->opcode & 1));
+		x_op_mem(g, o, H_RAX, m, 0);
+		return true;
+	}
+	if (g->narrow && (in->opcode & 0xf0) == 0x40) { /* INC, DEC */
+		o->opcode = 0xff;
+		x_op_reg(g, o, in->opcode >> 3 & 1, reg);
+		return true;
+	}
+	if (in->opcode == 0x82)
+		o->opcode = 0x80;
+	return false;
+}
+
 static void copy_legacy(struct xgen *g, const struct insn *in, const struct insn_row *row,
 			const struct regs *r, const struct scratch *s, const struct xmem *m)
 {
@@ -224,6 +251,8 @@ static void copy_legacy(struct xgen *g, const struct insn *in, const struct insn
 	unsigned reg = r->reg >= 0 ? encoded(s, r->reg, in->reg) : in->modrm >> 3 & 7;
 
 	legacy_op(in, row, &o);
+	if (copy_short(g, in, &o, reg, m))
+		return;
 	if (!has_modrm(row) && r->reg >= 0) {
 		copy_opcode_reg(g, in, &o, reg);
 	} else if (!has_modrm(row) && in->modrm >= 0xc0) { /* fences */
@@ -246,7 +275,7 @@ void xlat_copy(struct xgen *g, const struct insn *in, const struct insn_row *row
 
 	regs_of(in, row, &r);
 	if (mem)
-		xlat_mem(g, in, in->msize, r.mem & OP_WRITE, true, &m);
+		xlat_mem(g, in, mem_size(in), r.mem & OP_WRITE, true, &m);
 	xlat_flags_before(g);
 	scratch_take(g, &s, r.reg, r.access[0] & OP_WRITE);
 	scratch_take(g, &s, r.rm, r.access[1] & OP_WRITE);
@@ -286,27 +315,49 @@ static void lea(struct xgen *g, const struct insn *in)
 
 static void move_sp(struct xgen *g, int32_t by)
 {
-	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = by});
+	x_lea_word(g, H_GUEST_RSP,
+		   &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = by});
+}
+
+/* PUSH of memory: both operands are looked up, and nothing is done before. */
+static void push_mem(struct xgen *g, const struct insn *in)
+{
+	const struct xmem kept = XMEM_CPU(g, xl_kept);
+	unsigned word = xgen_word(g);
+	struct xmem m;
+
+	xlat_mem(g, in, word, false, true, &m);
+	x_load_word(g, T0, &m);
+	x_store(g, &kept, T0);
+	xlat_mem_at(g, H_GUEST_RSP, -(int32_t)word, word, true, true, &m);
+	x_load(g, T0, &kept);
+	x_store_word(g, &m, T0);
+	move_sp(g, -(int32_t)word);
 }
 
 static void push(struct xgen *g, const struct insn *in, const struct insn_row *row)
 {
 	struct xmem m;
-	unsigned n = in->reg / 8;
+	unsigned n = (row->op[0].kind == OP_GPR_RM ? in->rm : in->reg) / 8, word = xgen_word(g);
 
-	xlat_mem_at(g, H_GUEST_RSP, -8, 8, true, true, &m);
+	if (in->flags & INSN_MEM) {
+		push_mem(g, in);
+		return;
+	}
+
+	xlat_mem_at(g, H_GUEST_RSP, -(int32_t)word, word, true, true, &m);
 	if (row->op[0].kind == OP_IMM) {
-		x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0xc7, .w = true}, 0, &m, 4);
+		x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0xc7, .w = !g->narrow}, 0, &m, 4);
 		x32(g, (uint32_t)in->imm);
 	} else if (host_reg(n) != H_NONE) {
-		x_store(g, &m, (unsigned)host_reg(n));
+		x_store_word(g, &m, (unsigned)host_reg(n));
 	} else {
 		const struct xmem from = XMEM_CPU(g, gpr[n]);
 
 		x_load(g, T0, &from);
 		x_store(g, &m, T0);
 	}
-	move_sp(g, -8);
+	move_sp(g, -(int32_t)word);
 }
 
 static void pop(struct xgen *g, const struct insn *in)
@@ -314,20 +365,21 @@ static void pop(struct xgen *g, const struct insn *in)
 	unsigned n = in->reg / 8, to = host_reg(n) == H_NONE ? T0 : (unsigned)host_reg(n);
 	struct xmem m;
 
-	xlat_mem_at(g, H_GUEST_RSP, 0, 8, false, true, &m);
-	x_load(g, to, &m);
+	xlat_mem_at(g, H_GUEST_RSP, 0, xgen_word(g), false, true, &m);
+	x_load_word(g, to, &m);
 	if (n != X86_RSP)
-		move_sp(g, 8);
+		move_sp(g, (int32_t)xgen_word(g));
 	store_guest(g, n, to);
 }
 
 static void leave(struct xgen *g)
 {
 	struct xmem m;
+	int32_t word = (int32_t)xgen_word(g);
 
-	xlat_mem_at(g, H_RBP, 0, 8, false, true, &m);
-	x_load(g, T0, &m);
-	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_RBP, .index = H_NONE, .disp = 8});
+	xlat_mem_at(g, H_RBP, 0, (unsigned)word, false, true, &m);
+	x_load_word(g, T0, &m);
+	x_lea_word(g, H_GUEST_RSP, &(struct xmem){.base = H_RBP, .index = H_NONE, .disp = word});
 	x_mov(g, H_RBP, T0);
 }
 
@@ -342,17 +394,19 @@ static bool kind_ok(struct xgen *g, const struct insn *in, const struct insn_row
 	case XLAT_VEC:
 		return xlat_vec_ok(g, in);
 	case XLAT_LEA:
-		return in->flags & INSN_FLAT && in->opsize >= 4;
+		return (g->narrow ? in->adsize == 4 : in->flags & INSN_FLAT) && in->opsize >= 4;
 	case XLAT_NOP:
 		return true;
 	case XLAT_STRING:
-		return xlat_string_ok(in);
+		return xlat_string_ok(g, in);
 	case XLAT_SYS:
 		return xlat_sys_ok(g, in);
 	case XLAT_PUSH:
+		return in->opsize == xgen_word(g) &&
+		       (!(in->flags & INSN_MEM) || xlat_mem_ok(g, in));
 	case XLAT_POP:
 	case XLAT_LEAVE:
-		return in->opsize == 8;
+		return in->opsize == xgen_word(g);
 	case XLAT_INTERP:
 		return false;
 	default:

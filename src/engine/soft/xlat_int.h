@@ -17,6 +17,10 @@
  *   xlat_dump.c    listings
  *   xlat_lockstep.c comparing with the interpreter
  *
+ * 32-bit code with flat segments is translated too ("narrow"): addresses are computed in 32 bits
+ * into host R8 (T2), which is free there, and sizes of the stack and of targets are 4.  Guest
+ * R8..R15 stay in struct cpu then.
+ *
  * Registers.  Guest RAX..RDI but RSP, and R8..R12 are the host's.  Guest RSP is host R15.  Guest
  * R13..R15 stay in struct cpu.  Host R13 and R14 are scratch (T0, T1), host RSP is C's stack, GS
  * base is cpu->tlb.  struct cpu is reached relative to RIP.
@@ -38,6 +42,7 @@ enum {
 	H_RBP,
 	H_RSI,
 	H_RDI,
+	T2 = 8, /* in 32-bit code */
 	H_R12 = 12,
 	T0 = 13,
 	T1 = 14,
@@ -117,8 +122,6 @@ struct xblock {
 	uint8_t nr;           /* of sites: instructions translated, the first ones of b */
 	struct xexit *in;     /* linked here */
 	struct xexit exit[3]; /* falls through, jumps, refuses */
-	struct xexit *mid;    /* of conditional jumps on the way */
-	uint8_t nr_mid;
 	struct xsite site[];
 };
 
@@ -135,17 +138,24 @@ struct xpage {
 
 enum {
 	XLAT_JUMP_ENTRIES = 32768,
+	XLAT_JUMP_TABLES = 4,
 	XLAT_FOUND = 1, /* in place of an exit: xlat.expected was reached */
 	XLAT_PAGE_HEADS = 4096,
 	/* Most that one block may need. */
 	XLAT_MAX_HOT = 16384,
-	XLAT_MAX_COLD = 12288,
+	XLAT_MAX_COLD = 8192,
 	XLAT_THUNKS = 4096,
 };
 
 struct xlat_jump {
 	uint64_t lin;
 	const void *code;
+};
+
+/* xlat_thunk.c */
+struct xthunks {
+	struct xexit *(*enter)(const void *code);
+	uint32_t leave, leave_to, leave_found, interp, interp_end;
 };
 
 struct xlat {
@@ -158,16 +168,17 @@ struct xlat {
 	uint8_t *meta;
 	size_t meta_size, meta_used;
 	uint64_t flushes;
-	uint32_t key; /* what the jump table was filled under */
+	uint32_t key; /* what code is translated for now */
 	uint32_t last_page;
-	struct xlat_jump *jump;
+	struct xlat_jump *jump; /* the table of that key, one of XLAT_JUMP_TABLES */
+	struct xlat_jump *jumps;
+	uint32_t jump_key[XLAT_JUMP_TABLES];
+	unsigned next_table;
 	struct xpage *pages[XLAT_PAGE_HEADS];
 	/* All blocks in the order of their code, growing down from the end of meta: order[-n]. */
 	struct xblock **order;
 	size_t nr_order;
-	/* thunks */
-	struct xexit *(*enter)(const void *code);
-	uint32_t leave, leave_to, leave_found, interp, interp_end;
+	struct xthunks thunks[2]; /* of 64-bit and of 32-bit code */
 	struct xlat_lockstep *lockstep;
 	uint64_t expected; /* xlat_jump_expect */
 	int dump_fd, perf_fd;
@@ -218,19 +229,36 @@ struct xgen {
 	uint64_t lin;
 	uint64_t next_rip; /* of the current instruction */
 	uint8_t flags;     /* FL_*: where guest flags are valid now */
+	bool narrow;       /* 32-bit code */
 	bool vec_checked;
 	bool ended;  /* the last instruction has emitted the way out */
 	unsigned nr; /* instructions of b to translate */
 	unsigned index;
 	unsigned imm;         /* bytes of immediate of the instruction being copied */
 	struct xgroup *group; /* the one being generated */
-	unsigned nr_groups, next_group, next_mid;
+	unsigned nr_groups, next_group;
 	struct xgroup groups[XLAT_GROUPS];
 	bool in_cold; /* the copy of a group is being generated */
 	unsigned nr_slow;
 	struct xslow slow[8 * BLOCK_MAX_INSNS + 4];
 	struct xinfo info[BLOCK_MAX_INSNS];
 };
+
+static inline bool xlat_key_narrow(uint32_t key)
+{
+	return (key & 3) == INSN_MODE_32;
+}
+
+static inline const struct xthunks *xlat_thunks_of(const struct xlat *x, uint32_t key)
+{
+	return &x->thunks[xlat_key_narrow(key)];
+}
+
+/* Bytes of an address, a return address, a push. */
+static inline unsigned xgen_word(const struct xgen *g)
+{
+	return g->narrow ? 4 : 8;
+}
 
 /* --- xlat_emit.c -------------------------------------------------------------------------------
  */
@@ -263,6 +291,10 @@ void x_load32(struct xgen *g, unsigned to, const struct xmem *m);
 void x_store32(struct xgen *g, const struct xmem *m, unsigned from);
 void x_lea(struct xgen *g, unsigned to, const struct xmem *m);
 void x_lea32(struct xgen *g, unsigned to, const struct xmem *m);
+/* Of the size of an address in the code at hand. */
+void x_load_word(struct xgen *g, unsigned to, const struct xmem *m);
+void x_store_word(struct xgen *g, const struct xmem *m, unsigned from);
+void x_lea_word(struct xgen *g, unsigned to, const struct xmem *m);
 /* to += m */
 void x_add_mem(struct xgen *g, unsigned to, const struct xmem *m);
 /* cmp reg, m */
@@ -339,6 +371,9 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 /* The same for [reg + disp], flat. */
 void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write, bool back,
 		 struct xmem *m);
+/* A segment other than one with base 0? */
+bool xlat_has_segbase(const struct xgen *g, const struct insn *in);
+bool xlat_is_moffs(const struct insn *in);
 /* T1 = its address, T0 = that of its last byte, inside one page or the next: T1 becomes the addend.
  * Returns the rel32 to take on a miss. */
 uint32_t xlat_tlb_lookup(struct xgen *g, bool write);
@@ -362,7 +397,7 @@ bool xlat_x87_ok(const struct insn *in);
 void xlat_x87_note(struct xgen *g, const struct insn *in);
 /* Translated code was left before instruction `index` of the block. */
 void xlat_x87_settle(struct cpu *cpu, const struct xblock *xb, unsigned index);
-bool xlat_string_ok(const struct insn *in);
+bool xlat_string_ok(const struct xgen *g, const struct insn *in);
 void xlat_string(struct xgen *g, const struct insn *in);
 bool xlat_sys_ok(const struct xgen *g, const struct insn *in);
 void xlat_sys(struct xgen *g, const struct insn *in);
@@ -385,7 +420,8 @@ void xlat_jump_set(struct xlat *x, struct xblock *xb);
 void xlat_room(struct xlat *x); /* for one more block; may flush */
 struct xblock *xlat_block_of(const struct xsite *s);
 void xlat_dump_block(struct xlat *x, const struct xblock *xb);
-void xlat_jump_clear(struct xlat *x);
+/* The jump table of x->key becomes the current one. */
+void xlat_jump_choose(struct xlat *x);
 /* The only target in the jump table is lin, and going there leaves translated code. */
 void xlat_jump_expect(struct xlat *x, uint64_t lin);
 extern const size_t xlat_lockstep_size;

@@ -30,7 +30,6 @@ struct state {
 struct xlat_lockstep {
 	struct state start, interp, xlat;
 	unsigned nr_written;
-	unsigned nr_run; /* instructions interpreted */
 	struct written written[BLOCK_MAX_INSNS];
 };
 
@@ -102,6 +101,8 @@ static bool log_operand(struct cpu *cpu, struct xlat_lockstep *l, const struct i
 
 	if (!(in->flags & INSN_MEM) || row->xlat == XLAT_LEA || row->xlat == XLAT_NOP)
 		return true;
+	if (xlat_is_moffs(in))
+		return false;
 	lin = insn_linear(cpu, in, in->msize, false);
 	for (unsigned i = 0; i < row->nr_ops; i++)
 		if (row->op[i].access & OP_WRITE &&
@@ -109,6 +110,13 @@ static bool log_operand(struct cpu *cpu, struct xlat_lockstep *l, const struct i
 		     row->op[i].kind == OP_VEC_RM || row->op[i].kind == OP_K_RM))
 			return log_write(cpu, l, lin, in->msize);
 	return ld_ptr(cpu, lin, in->msize) != NULL;
+}
+
+static bool log_push(struct cpu *cpu, struct xlat_lockstep *l)
+{
+	unsigned word = cpu->mode == INSN_MODE_64 ? 8 : 4;
+
+	return log_write(cpu, l, (cpu->gpr[X86_RSP] - word) & cpu->sp_mask, word);
 }
 
 static bool leaves_page(gva_t lin, uint64_t n)
@@ -122,12 +130,11 @@ static bool log_string(struct cpu *cpu, struct xlat_lockstep *l, const struct in
 	uint64_t *gpr = cpu->gpr, n = in->opsize;
 
 	if (in->flags & (INSN_REP | INSN_REPNE))
-		n *= MIN(gpr[X86_RCX], WRITE_MAX + 1); /* more is too much */
+		n *= MIN(gpr[X86_RCX], WRITE_MAX);
 	if (!n)
 		return true;
 	if (n > WRITE_MAX || cpu->rflags & RFLAGS_DF || !(in->flags & INSN_FLAT) ||
-	    in->segbase != CPU_OFF(zero) || leaves_page(gpr[X86_RSI], n) ||
-	    leaves_page(gpr[X86_RDI], n))
+	    in->seg >= X86_FS || leaves_page(gpr[X86_RSI], n) || leaves_page(gpr[X86_RDI], n))
 		return false;
 	for (unsigned i = 0; i < row->nr_ops; i++)
 		if (row->op[i].kind == OP_STR_SRC && !ld_ptr(cpu, gpr[X86_RSI], (unsigned)n))
@@ -144,13 +151,14 @@ static bool log_string(struct cpu *cpu, struct xlat_lockstep *l, const struct in
 static bool log_insn(struct cpu *cpu, struct xlat_lockstep *l, const struct insn *in)
 {
 	switch ((enum insn_xlat)insn_rows[in->id].xlat) {
-	case XLAT_PUSH:
 	case XLAT_CALL:
-		return log_write(cpu, l, cpu->gpr[X86_RSP] - 8, 8);
+		return log_push(cpu, l);
+	case XLAT_PUSH:
+		return log_operand(cpu, l, in) && log_push(cpu, l);
 	case XLAT_STRING:
 		return log_string(cpu, l, in);
 	case XLAT_CALLIND:
-		return log_operand(cpu, l, in) && log_write(cpu, l, cpu->gpr[X86_RSP] - 8, 8);
+		return log_operand(cpu, l, in) && log_push(cpu, l);
 	default:
 		return log_operand(cpu, l, in);
 	}
@@ -192,9 +200,6 @@ static bool interpret(struct cpu *cpu, struct xlat_lockstep *l, const struct xbl
 		all &= cpu->run_end != NULL;
 		cpu->stats.insns++;
 		cpu->in = NULL;
-		l->nr_run = i + 1;
-		if (cpu->rip != xb->lin + xb->site[i].next)
-			break;
 	}
 	return all;
 }
@@ -276,5 +281,5 @@ void xlat_lockstep(struct cpu *cpu, struct xblock *xb)
 			report(cpu, l, xb);
 		rewind_all(cpu, l, xb);
 	}
-	cpu->stats.compared += l->nr_run;
+	cpu->stats.compared += xb->nr;
 }

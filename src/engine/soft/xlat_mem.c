@@ -50,17 +50,32 @@ static int guest_reg(const struct xgen *g, uint16_t off)
 	return off < CPU_GPR_OFF(X86_NR_GPR) ? off / 8 : -1;
 }
 
+bool xlat_has_segbase(const struct xgen *g, const struct insn *in)
+{
+	return g->narrow ? in->seg >= X86_FS : in->segbase != CPU_OFF(zero);
+}
+
+/* MOV between the accumulator and an address in the instruction. */
+bool xlat_is_moffs(const struct insn *in)
+{
+	return in->map == MAP_1 && (in->opcode & 0xfc) == 0xa0;
+}
+
 static void ea_of(const struct xgen *g, const struct insn *in, struct ea *ea)
 {
 	ea->base = guest_reg(g, in->base);
 	ea->index = guest_reg(g, in->index);
 	ea->segbase = NULL;
-	if (in->segbase != CPU_OFF(zero))
+	if (xlat_has_segbase(g, in))
 		ea->segbase = (const uint64_t *)((const char *)g->cpu + in->segbase);
 	ea->known = ea->base < 0 && ea->index < 0 && !ea->segbase;
 	ea->at = (uint64_t)(int64_t)in->disp;
 	if (in->base == CPU_OFF(rip))
 		ea->at += g->next_rip;
+	if (xlat_is_moffs(in))
+		ea->at = in->imm;
+	if (g->narrow)
+		ea->at = (uint32_t)ea->at;
 	ea->disp = (int32_t)ea->at;
 }
 
@@ -69,6 +84,8 @@ bool xlat_mem_ok(const struct xgen *g, const struct insn *in)
 	struct ea ea;
 
 	ea_of(g, in, &ea);
+	if (g->narrow) /* a code segment is not written, and perhaps not read */
+		return in->adsize == 4 && in->seg != X86_CS;
 	return in->flags & INSN_FLAT && (ea.known || (int64_t)ea.at == ea.disp) &&
 	       ea.disp < INT32_MAX - 64;
 }
@@ -100,7 +117,7 @@ static void ea_compute(struct xgen *g, const struct insn *in, const struct ea *e
 	const struct xmem m = {
 		.base = (int8_t)base, .index = (int8_t)index, .scale = in->scale, .disp = disp};
 
-	x_lea(g, to, &m);
+	x_lea_word(g, to, &m);
 }
 
 static void add_segbase(struct xgen *g, const struct ea *ea, unsigned to)
@@ -178,6 +195,57 @@ static void operand_known(struct xgen *g, uint64_t at, struct xmem *m)
 	x_lea(g, T1, &(struct xmem){.base = T1, .index = T0});
 }
 
+/* --- 32-bit code --------------------------------------------------------------------------------
+ *
+ * Its addresses wrap at 4 GiB, so the operand is [t2 + t1] with the whole address in t2.  FS and GS
+ * may have a base; they must not have a limit to speak of, and their offsets must not wrap. */
+
+static void add_segbase32(struct xgen *g, const struct insn *in, unsigned size, bool back)
+{
+	const struct xmem flat = XMEM_CPU(g, seg[in->seg].flat),
+			  base = XMEM_CPU(g, seg[in->seg].base);
+
+	x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0x80}, X_CMP, &flat, 1);
+	x8(g, SEG_FLAT_READ | SEG_FLAT_WRITE);
+	xlat_slow(g, x_jcc(g, CC_NZ), back);
+	if (size > 1) {
+		x_lea32(g, T0,
+			&(struct xmem){.base = T2, .index = H_NONE, .disp = (int32_t)size - 1});
+		x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x39}, T2, T0);
+		xlat_slow(g, x_jcc(g, CC_B), back);
+	}
+	x_op_mem(g, &(struct xop){.map = MAP_1, .opcode = 0x03}, T2, &base, 0);
+}
+
+/* Look up [t2, t2 + size). */
+static uint32_t lookup_t2(struct xgen *g, unsigned size, bool write)
+{
+	const struct xmem last = {.base = T2, .index = H_NONE, .disp = (int32_t)size - 1};
+
+	x_lea32(g, T0, &last);
+	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x89}, T2, T1);
+	return xlat_tlb_lookup(g, write);
+}
+
+static void mem_narrow(struct xgen *g, const struct insn *in, const struct ea *ea, unsigned size,
+		       bool write, bool back)
+{
+	ea_compute(g, in, ea, T2, ea->disp);
+	if (ea->segbase)
+		add_segbase32(g, in, size, back);
+	xlat_slow(g, lookup_t2(g, size, write), back);
+}
+
+/* T2 = reg + disp */
+static void at_t2(struct xgen *g, unsigned reg, int32_t disp, struct xmem *m)
+{
+	x_lea32(g, T2, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = disp});
+	*m = (struct xmem){.base = T2, .index = T1};
+}
+
+/* --- operands ----------------------------------------------------------------------------------
+ */
+
 /* T1 holds the addend: fold in what does not fit one operand. */
 static void operand(struct xgen *g, const struct insn *in, const struct ea *ea, struct xmem *m)
 {
@@ -206,6 +274,10 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 	struct ea ea;
 
 	ea_of(g, in, &ea);
+	if (g->group && g->narrow) {
+		at_t2(g, (unsigned)host_reg((unsigned)ea.base), ea.disp, m);
+		return;
+	}
 	if (g->group) {
 		*m = (struct xmem){
 			.base = (int8_t)host_reg((unsigned)ea.base), .index = T1, .disp = ea.disp};
@@ -217,6 +289,11 @@ void xlat_mem(struct xgen *g, const struct insn *in, unsigned size, bool write, 
 		operand_known(g, ea.at, m);
 		return;
 	}
+	if (g->narrow) {
+		mem_narrow(g, in, &ea, size, write, back);
+		*m = (struct xmem){.base = T2, .index = T1};
+		return;
+	}
 	ea_both(g, in, &ea, size);
 	xlat_slow(g, xlat_tlb_lookup(g, write), back);
 	operand(g, in, &ea, m);
@@ -226,13 +303,23 @@ void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool
 		 struct xmem *m)
 {
 	*m = (struct xmem){.base = (int8_t)reg, .index = T1, .disp = disp};
-	if (g->group && back)
+	if (g->group && back) {
+		if (g->narrow)
+			at_t2(g, reg, disp, m);
 		return;
+	}
 	xlat_flags_clobber(g);
 	if (g->group) { /* CALL or RET, the last of all */
 		g->group->inside = true;
 		g->group->write_last = write;
 		g->group->back = x_offset(g);
+		if (g->narrow)
+			at_t2(g, reg, disp, m);
+		return;
+	}
+	if (g->narrow) {
+		at_t2(g, reg, disp, m);
+		xlat_slow(g, lookup_t2(g, size, write), back);
 		return;
 	}
 	x_lea32(g, T1, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = disp});
@@ -245,9 +332,9 @@ void xlat_mem_at(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool
 uint32_t xlat_lookup_span(struct xgen *g, unsigned reg, int32_t disp, unsigned size, bool write)
 {
 	x_lea32(g, T1, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = disp});
-	x_lea(g, T0,
-	      &(struct xmem){
-		      .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
+	x_lea_word(g, T0,
+		   &(struct xmem){
+			   .base = (int8_t)reg, .index = H_NONE, .disp = disp + (int32_t)size - 1});
 	return xlat_tlb_lookup(g, write);
 }
 

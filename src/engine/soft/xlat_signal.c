@@ -107,6 +107,6 @@ bool xlat_host_fault(void *ucontext)
 	if (s->in_host & (cold ? IN_HOST_COLD : IN_HOST_HOT))
 		x->cpu->xl_flags = (uint32_t)((flags & 0xff) << 8 | (flags >> 11 & 1));
 	m->gregs[REG_R13] = (greg_t)(uintptr_t)s;
-	m->gregs[REG_RIP] = (greg_t)(uintptr_t)x_rx(x, x->interp_end);
+	m->gregs[REG_RIP] = (greg_t)(uintptr_t)x_rx(x, xlat_thunks_of(x, xb->key)->interp_end);
 	return true;
 }

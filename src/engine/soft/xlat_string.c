@@ -1,10 +1,10 @@
 /* engine/soft/xlat_string.c - templates: MOVS STOS LODS SCAS CMPS, and REP MOVS and REP STOS.
  *
- * Upwards (DF = 0), flat, with 64-bit addresses.  A repeated one runs as the host's REP on host
- * addresses, when all it has left is in one page of the source and one of the destination and both
- * hit the TLB; RSI and RDI hold host addresses meanwhile, which nobody sees, as nothing faults.
- * What is longer, or runs downwards, string.c does, page by page.  Interrupts wait for one page at
- * most.
+ * Upwards (DF = 0), flat, with addresses of the usual size.  A repeated one runs as the host's REP
+ * on host addresses, when all it has left is in one page of the source and one of the destination
+ * and both hit the TLB; RSI and RDI hold host addresses meanwhile, which nobody sees, as nothing
+ * faults. What is longer, or runs downwards, string.c does, page by page.  Interrupts wait for one
+ * page at most.
  *
  *     test DF ; jnz slow              lookup of [rdi ..]; jne slow
  *     test rcx, rcx ; jz done         mov  [kept], t1
@@ -48,9 +48,10 @@ static bool repeated(const struct insn *in)
 	return in->flags & (INSN_REP | INSN_REPNE);
 }
 
-bool xlat_string_ok(const struct insn *in)
+bool xlat_string_ok(const struct xgen *g, const struct insn *in)
 {
-	return in->flags & INSN_FLAT && in->segbase == CPU_OFF(zero) &&
+	return in->adsize == xgen_word(g) && !xlat_has_segbase(g, in) &&
+	       !(g->narrow && in->seg == X86_CS) &&
 	       (!repeated(in) || writes_memory(in));
 }
 
@@ -83,7 +84,7 @@ static void look_up(struct xgen *g, const struct insn *in, unsigned reg, bool wr
 		last.disp = -1;
 	}
 	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x89}, reg, T1); /* mov t1d, reg */
-	x_lea(g, T0, &last);
+	x_lea_word(g, T0, &last);
 	xlat_slow(g, xlat_tlb_lookup(g, write), true);
 }
 
@@ -95,6 +96,13 @@ static void look_up_both(struct xgen *g, const struct insn *in)
 	look_up(g, in, H_RDI, writes_memory(in));
 	x_store(g, &kept, T1);
 	look_up(g, in, H_RSI, false);
+}
+
+/* Of a register in 32-bit code nobody knows the upper half. */
+static void widen(struct xgen *g, unsigned reg)
+{
+	if (g->narrow)
+		x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x89}, reg, reg);
 }
 
 static struct xmem at(unsigned reg)
@@ -115,7 +123,8 @@ static void sized(struct xgen *g, const struct insn *in, uint8_t code, unsigned 
 
 static void advance(struct xgen *g, const struct insn *in, unsigned reg)
 {
-	x_lea(g, reg, &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = in->opsize});
+	x_lea_word(g, reg,
+		   &(struct xmem){.base = (int8_t)reg, .index = H_NONE, .disp = in->opsize});
 }
 
 static void add_reg(struct xgen *g, uint8_t code, unsigned to, unsigned from)
@@ -134,6 +143,8 @@ static void both(struct xgen *g, const struct insn *in)
 	const struct xmem from = at(H_RSI), to = at(H_RDI), kept = XMEM_CPU(g, xl_kept);
 
 	look_up_both(g, in);
+	widen(g, H_RSI);
+	widen(g, H_RDI);
 	xlat_flags_before(g);
 	xlat_note_site(g);
 	sized(g, in, LOAD, T0, &from);
@@ -151,6 +162,7 @@ static void one(struct xgen *g, const struct insn *in)
 	const struct xmem m = at(reg);
 
 	look_up(g, in, reg, writes_memory(in));
+	widen(g, reg);
 	xlat_flags_before(g);
 	xlat_note_site(g);
 	sized(g, in, code, H_RAX, &m);
@@ -174,6 +186,8 @@ static void host_rep(struct xgen *g, const struct insn *in)
 static void rep_stos(struct xgen *g, const struct insn *in)
 {
 	look_up(g, in, H_RDI, true);
+	widen(g, H_RDI);
+	widen(g, H_RCX);
 	add_reg(g, ADD, H_RDI, T1);
 	host_rep(g, in);
 	add_reg(g, SUB, H_RDI, T1);
@@ -185,6 +199,9 @@ static void rep_movs(struct xgen *g, const struct insn *in)
 
 	look_up_both(g, in);
 	x_load(g, T0, &kept);
+	widen(g, H_RSI);
+	widen(g, H_RDI);
+	widen(g, H_RCX);
 	add_reg(g, ADD, H_RSI, T1);
 	add_reg(g, ADD, H_RDI, T0);
 	host_rep(g, in);
@@ -196,9 +213,9 @@ static void rep(struct xgen *g, const struct insn *in)
 {
 	uint32_t none;
 
-	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x85, .w = true}, H_RCX, H_RCX);
+	x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x85, .w = !g->narrow}, H_RCX, H_RCX);
 	none = x_jcc(g, CC_Z);
-	x_alu_imm(g, X_CMP, H_RCX, (int32_t)(PAGE_SIZE >> shift_of(in)), true);
+	x_alu_imm(g, X_CMP, H_RCX, (int32_t)(PAGE_SIZE >> shift_of(in)), !g->narrow);
 	xlat_slow(g, x_jcc(g, CC_A), true);
 	if (has_source(in))
 		rep_movs(g, in);

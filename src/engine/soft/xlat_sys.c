@@ -227,14 +227,16 @@ static void flags_image(struct xgen *g)
 static void pushf(struct xgen *g)
 {
 	const struct xmem kept = XMEM_CPU(g, xl_kept);
+	int32_t word = (int32_t)xgen_word(g);
 	struct xmem m;
 
 	flags_image(g);
 	x_store(g, &kept, T0);
-	xlat_mem_at(g, H_GUEST_RSP, -8, 8, true, true, &m);
+	xlat_mem_at(g, H_GUEST_RSP, -word, (unsigned)word, true, true, &m);
 	x_load(g, T0, &kept);
-	x_store(g, &m, T0);
-	x_lea(g, H_GUEST_RSP, &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = -8});
+	x_store_word(g, &m, T0);
+	x_lea_word(g, H_GUEST_RSP,
+		   &(struct xmem){.base = H_GUEST_RSP, .index = H_NONE, .disp = -word});
 }
 
 bool xlat_sys_ok(const struct xgen *g, const struct insn *in)
@@ -243,7 +245,7 @@ bool xlat_sys_ok(const struct xgen *g, const struct insn *in)
 		return false;
 	switch (in->id) {
 	case INSN_pushf:
-		return in->opsize == 8;
+		return in->opsize == xgen_word(g);
 	case INSN_stac:
 	case INSN_clac:
 		return xlat_gs_is_quick();

@@ -9,13 +9,15 @@
  *   interp_end  jumped to likewise; goes on wherever that leads, with an empty stack of calls, or
  *               leaves
  *
+ * There is one set for 64-bit code, and one for 32-bit code, of which R8..R15 are not the guest's.
+ *
  * C unwinds through interp by a long jump when the instruction faults: everything the guest owns is
  * in struct cpu then. */
 #include "engine/soft/xlat_int.h"
 
 static void gpr_move(struct xgen *g, bool store)
 {
-	for (unsigned n = 0; n < X86_NR_GPR; n++) {
+	for (unsigned n = 0; n < (g->narrow ? 8 : X86_NR_GPR); n++) {
 		const struct xmem m = XMEM_CPU(g, gpr[n]);
 
 		if (host_reg(n) == H_NONE)
@@ -77,10 +79,9 @@ static void push_reg(struct xgen *g, unsigned reg, uint8_t code)
 }
 
 /* A frame for a return to address 0: xlat_flow.c.  RAX is free. */
-static void stack_bottom(struct xgen *g)
+static void stack_bottom(struct xgen *g, const struct xthunks *t)
 {
-	const struct xmem code = {
-		.base = H_RIP, .index = H_NONE, .abs = x_rx(g->x, g->x->leave_to)};
+	const struct xmem code = {.base = H_RIP, .index = H_NONE, .abs = x_rx(g->x, t->leave_to)};
 
 	x8(g, 0x6a); /* push 0 */
 	x8(g, 0);
@@ -88,13 +89,13 @@ static void stack_bottom(struct xgen *g)
 	push_reg(g, H_RAX, 0x50);
 }
 
-static void emit_enter(struct xgen *g)
+static void emit_enter(struct xgen *g, const struct xthunks *t)
 {
 	const struct xmem sp = XMEM_CPU(g, xl_host_rsp), limit = XMEM_CPU(g, xl_rsp_limit);
 
 	for (unsigned i = 0; i < sizeof(saved); i++)
 		push_reg(g, saved[i], 0x50);
-	stack_bottom(g);
+	stack_bottom(g, t);
 	x_store(g, &sp, H_RSP);
 	x_lea(g, T0, &(struct xmem){.base = H_RSP, .index = H_NONE, .disp = -STACK_ROOM});
 	x_store(g, &limit, T0);
@@ -183,6 +184,24 @@ static void emit_interp_end(struct xgen *g)
 	emit_return(g);
 }
 
+static void emit_all(struct xgen *g, struct xthunks *t)
+{
+	struct xlat *x = g->x;
+
+	t->leave_to = x_offset(g);
+	emit_leave_to(g);
+	t->enter = (struct xexit * (*)(const void *))(uintptr_t)x_rx(x, x_offset(g));
+	emit_enter(g, t);
+	t->leave_found = x_offset(g);
+	emit_leave_found(g);
+	t->leave = x_offset(g);
+	emit_leave(g);
+	t->interp = x_offset(g);
+	emit_interp(g);
+	t->interp_end = x_offset(g);
+	emit_interp_end(g);
+}
+
 void xlat_thunks(struct xlat *x)
 {
 	struct xgen *g = x->gen;
@@ -190,16 +209,8 @@ void xlat_thunks(struct xlat *x)
 	g->x = x;
 	g->cpu = x->cpu;
 	g->p = x->rw;
-	x->leave_to = x_offset(g);
-	emit_leave_to(g);
-	x->enter = (struct xexit * (*)(const void *))(uintptr_t)x_rx(x, x_offset(g));
-	emit_enter(g);
-	x->leave_found = x_offset(g);
-	emit_leave_found(g);
-	x->leave = x_offset(g);
-	emit_leave(g);
-	x->interp = x_offset(g);
-	emit_interp(g);
-	x->interp_end = x_offset(g);
-	emit_interp_end(g);
+	g->narrow = false;
+	emit_all(g, &x->thunks[0]);
+	g->narrow = true;
+	emit_all(g, &x->thunks[1]);
 }

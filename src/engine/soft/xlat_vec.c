@@ -145,6 +145,17 @@ static void put_modrm(struct xgen *g, const struct encoded *e)
 		x8(g, (uint8_t)(0xc0 | (e->reg & 7) << 3 | (e->rm & 7)));
 }
 
+/* 32-bit code ignores the bit of vvvv that would name more registers, and W for general ones. */
+static uint8_t short_payload(const struct xgen *g, const struct insn *in, uint8_t p)
+{
+	struct vec_attr a;
+
+	if (!g->narrow)
+		return p;
+	vec_attr_of(&a, g->cpu, in);
+	return (uint8_t)((p | 0x40) & (a.use & VEC_W_SIZE ? 0x7f : 0xff));
+}
+
 static void put_vex(struct xgen *g, const struct insn *in, const struct encoded *e)
 {
 	const uint8_t *v = vex_bytes(in);
@@ -152,7 +163,7 @@ static void put_vex(struct xgen *g, const struct insn *in, const struct encoded 
 	x8(g, 0xc4);
 	x8(g, (uint8_t)(!bit(e->reg, 3) << 7 | !bit(x_of(e), 3) << 6 | !bit(b_of(e), 3) << 5 |
 			in->map));
-	x8(g, v[0] == 0xc5 ? v[1] & 0x7f : v[2]);
+	x8(g, short_payload(g, in, v[0] == 0xc5 ? v[1] & 0x7f : v[2]));
 	x8(g, in->opcode);
 	if (!is_vzero(in))
 		put_modrm(g, e);
@@ -166,8 +177,8 @@ static void put_evex(struct xgen *g, const struct insn *in, const struct encoded
 	x8(g, 0x62);
 	x8(g, (uint8_t)(!bit(e->reg, 3) << 7 | !x << 6 | !bit(b_of(e), 3) << 5 |
 			!bit(e->reg, 4) << 4 | (v[1] & 15)));
-	x8(g, v[2]);
-	x8(g, v[3]);
+	x8(g, short_payload(g, in, v[2]));
+	x8(g, v[3] | (g->narrow ? 8 : 0));
 	x8(g, in->opcode);
 	put_modrm(g, e);
 }
@@ -187,7 +198,10 @@ static void put_insn(struct xgen *g, const struct insn *in, struct encoded *e)
 		put_vex(g, in, e);
 	else
 		put_legacy(g, in, e);
-	for (unsigned i = in->len - g->imm; i < in->len; i++)
+	/* The decoder has cut register numbers in an immediate to what the mode has. */
+	if (g->imm)
+		x8(g, (uint8_t)in->imm);
+	for (unsigned i = in->len - g->imm + 1; i < in->len; i++)
 		x8(g, in->bytes[i]);
 }
 
