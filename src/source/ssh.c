@@ -55,6 +55,7 @@ struct ssh_disk {
 	struct ssh_how how;
 	unsigned attempts;
 	uint64_t size;
+	bool told; /* that host said the size; else it was found out by reading */
 
 	pthread_mutex_t lock;   /* guards all below */
 	pthread_cond_t changed; /* a chunk is here, or nobody drives */
@@ -159,7 +160,7 @@ static int connect_once(struct ssh_disk *d, struct error *err)
 
 	if (r < 0)
 		return r;
-	if (size != UINT64_MAX && size && size < d->size) {
+	if (d->told && size < d->size) {
 		ssh_conn_close(&d->conn);
 		return err_set(err, ESTALE, "'%s' on '%s' has become smaller", d->where.path,
 			       d->where.shown);
@@ -632,7 +633,8 @@ static int settle_size(struct ssh_disk *d, uint64_t size, struct error *err)
 	int r = 0;
 
 	d->size = size;
-	if (size == UINT64_MAX || size == 0)
+	d->told = size != UINT64_MAX && size;
+	if (!d->told)
 		r = find_end(d);
 	if (r < 0) {
 		r = find_out(d, r);

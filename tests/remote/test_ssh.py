@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Disks of another host over SSH, as ESXi would give them: test_ssh.py HV-DISK
+"""Disks of another host over SSH, as ESXi would give them: test_ssh.py HV-DISK REMOTE-TOOL
 
 Prints TAP.  The other host is an sshd on the loopback whose shell has BusyBox's programs alone.
 """
@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from esxi import Host, Proxy, Skip, need  # noqa: E402
 
-hv_disk = os.path.abspath(sys.argv[1])
+hv_disk, tool = (os.path.abspath(p) for p in sys.argv[1:3])
 here = tempfile.mkdtemp(prefix='hv-remote-')
 atexit.register(shutil.rmtree, here, ignore_errors=True)
 os.chdir(here)
@@ -268,9 +269,41 @@ def a_bad_sector_there_is_an_error_here_and_all_others_are_read():
     try:
         r = run('convert', '-f', 'raw', '-O', 'raw', host.url(disk), 'out')
         assert r.returncode == 1 and 'nput/output' in r.stderr, r.stderr
-        r = run('dd', '-f', 'raw', '-O', 'raw', 'bs=512', 'count=%d' % (bad // 512), f'if={host.url(disk)}', 'of=out')
+        for first, count in (bad // 512 - 4, 4), (bad // 512 + 1, 4):
+            r = run('dd', '-f', 'raw', '-O', 'raw', 'bs=512', f'skip={first}', f'count={count}', f'if={host.url(disk)}',
+                    'of=out')
+            assert r.returncode == 0, r.stderr
+            assert pathlib.Path('out').read_bytes() == data[first * 512:(first + count) * 512]
+    finally:
+        host.restore()
+
+
+@test
+def a_killed_rescue_resumes_and_finds_the_bad_sectors():
+    size, places = 6 * MIB + 1024, (3 * MIB + 700, 6 * MIB + 513)
+    data = bytearray(content(size, 9))
+    disk = host.disks / 'rescue'
+    disk.write_bytes(data)
+    bad_sectors(*places)
+    try:
+        env = dict(os.environ, TRIVISOR_SSH=host.command())
+        args = [tool, 'fetch', host.url(disk), 'map', 'cache']
+        p = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=env)
+        assert p.stdout.readline().startswith('at ')
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        p.stdout.close()
+        r = subprocess.run(args, capture_output=True, text=True, env=env, timeout=240)
         assert r.returncode == 0, r.stderr
-        assert pathlib.Path('out').read_bytes() == data[:bad]
+        assert f'finished {size - 2 * 512} bad 1024 ' in r.stdout, r.stdout
+        for place in places:
+            at = place // 512 * 512
+            data[at:at + 512] = bytes(512)
+        assert pathlib.Path('cache').read_bytes() == data
+        (host.dir / 'tries').write_text('')
+        r = subprocess.run(args, capture_output=True, text=True, env=env, timeout=240)
+        assert r.returncode == 0 and 'read 0' in r.stdout, (r.stdout, r.stderr)
+        assert (host.dir / 'tries').read_text() == ''
     finally:
         host.restore()
 
