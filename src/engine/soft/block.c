@@ -19,6 +19,7 @@
 #include "engine/soft/block.h"
 
 #include "base/error.h"
+#include "engine/soft/insn_rows.h"
 #include "engine/soft/vec.h"
 #include "engine/soft/xlat.h"
 
@@ -612,6 +613,85 @@ struct block *block_lookup_slow(struct cpu *cpu, gva_t lin)
 		return block_once(cpu, lin);
 	cpu->blocks->jump[block_jump_index(lin)] = b;
 	return b;
+}
+
+/* --- longer blocks -------------------------------------------------------------------------------
+ */
+
+static bool is_jcc(const struct insn *in)
+{
+	return insn_rows[in->id].xlat == XLAT_JCC && in->opsize == 8;
+}
+
+/* b: the instructions so far; where they are. */
+static bool may_go_on(const struct block *b, const uint8_t *hva)
+{
+	return is_jcc(&b->insns[b->nr - 1]) && b->nr < BLOCK_MAX_INSNS &&
+	       (uintptr_t)hva % PAGE_SIZE + b->len < PAGE_SIZE;
+}
+
+/* What has been decoded there and is true still. */
+static struct block *block_known(struct cpu *cpu, const uint8_t *hva, const struct block *like)
+{
+	struct block *b = *hash_head(cpu, hva);
+
+	while (b &&
+	       (b->hva != hva || b->mode_key != like->mode_key || b->flags || b->gen != like->gen))
+		b = b->hash_next;
+	return b;
+}
+
+/* How much of b fits behind `to`: all, or up to a conditional jump. */
+static unsigned fitting(const struct block *to, const struct block *b)
+{
+	unsigned n = 0, len = to->len, best = 0;
+
+	while (n < b->nr && to->nr + n < BLOCK_MAX_INSNS && len + b->insns[n].len <= BLOCK_WINDOW) {
+		len += b->insns[n++].len;
+		if (n == b->nr || is_jcc(&b->insns[n - 1]))
+			best = n;
+	}
+	return best;
+}
+
+/* bytes: all of to's.  False: nothing more is to follow. */
+static bool append(struct block *to, struct block *b, uint8_t *bytes)
+{
+	unsigned n = fitting(to, b), len = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		len += b->insns[i].len;
+	bytes_copy((uint8_t *)&to->insns[to->nr], (uint8_t *)b->insns,
+		   n * (unsigned)sizeof(*b->insns));
+	bytes_copy(bytes + to->len, block_bytes(b), len);
+	to->nr = (uint8_t)(to->nr + n);
+	to->len = (uint16_t)(to->len + len);
+	return n == b->nr;
+}
+
+struct block *block_extend(struct cpu *cpu, struct block *b)
+{
+	struct block_cache *c = cpu->blocks;
+	struct block *longer, *next = b;
+	uint8_t bytes[BLOCK_WINDOW];
+
+	if (b->flags || !may_go_on(b, b->hva) || b->gen != atomic_load(&b->page->gen) ||
+	    c->arena_size - c->arena_used < block_max_size)
+		return b;
+	longer = block_alloc(cpu);
+	longer->nr = 0;
+	longer->len = 0;
+	while (next && append(longer, next, bytes) && may_go_on(longer, b->hva))
+		next = block_known(cpu, b->hva + longer->len, b);
+	if (longer->nr <= b->nr)
+		return b;
+	block_place(cpu, longer, b->hva);
+	longer->gen = b->gen;
+	longer->heat = b->heat;
+	block_commit(cpu, longer, bytes);
+	c->jump[block_jump_index(block_code_linear(cpu))] = longer;
+	block_forget(cpu, b);
+	return longer;
 }
 
 struct block *block_follow_slow(struct cpu *cpu, struct block **link)

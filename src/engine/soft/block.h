@@ -71,6 +71,10 @@ int block_cache_create(struct cpu *cpu, struct error *err);
 void block_cache_destroy(struct cpu *cpu);
 void block_cache_flush(struct cpu *cpu);
 
+/* The translator makes better code of more at a time: b, or the block that is there in its place
+ * from now on, which goes on behind conditional jumps with what has been run there before. */
+struct block *block_extend(struct cpu *cpu, struct block *b);
+
 /* The block at CS:RIP, ready to run; faults as an instruction fetch does. */
 struct block *block_lookup_slow(struct cpu *cpu, gva_t lin);
 

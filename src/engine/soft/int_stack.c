@@ -257,8 +257,11 @@ BRANCH(64)
 	{                                                                                          \
 		uint64_t cc = cpu->cc;                                                             \
                                                                                                    \
-		if (cond)                                                                          \
-			cpu->rip = branch_target_##bits(cpu, cpu->rip + in->imm);                  \
+		if (!(cond))                                                                       \
+			return;                                                                    \
+		cpu->rip = branch_target_##bits(cpu, cpu->rip + in->imm);                          \
+		if (unlikely(in + 1 < cpu->run_end)) /* block_extend */                            \
+			cpu_stop_block(cpu);                                                       \
 	}
 
 #define JCC(name, cond)                                                                            \

@@ -68,6 +68,8 @@ static bool analyse(struct xgen *g)
 			g->nr = i;
 			break;
 		}
+		if (g->info[i].kind == XLAT_INTERP && in->flags & INSN_END)
+			g->nr = i + 1;
 		g->xb->uses_vec |= g->info[i].kind == XLAT_VEC;
 		g->xb->uses_x87 |= insn_rows[in->id].cls == CLASS_X87;
 		xlat_flags_of(g, in, &g->info[i]);
@@ -106,9 +108,14 @@ static void generate(struct xgen *g)
 static struct xblock *xblock_new(struct xlat *x, struct block *b, uint64_t lin)
 {
 	struct xblock *xb = (struct xblock *)(x->meta + x->meta_used);
+	size_t size = ALIGN_UP(sizeof(*xb) + b->nr * sizeof(struct xsite), 16);
+	struct xexit *mid = (struct xexit *)((uint8_t *)xb + size);
 
-	x->meta_used += ALIGN_UP(sizeof(*xb) + b->nr * sizeof(struct xsite), 16);
-	*xb = (struct xblock){.b = b, .lin = lin, .nr = b->nr, .key = x->key};
+	*xb = (struct xblock){.b = b, .lin = lin, .nr = b->nr, .key = x->key, .mid = mid};
+	for (unsigned i = 0; i + 1 < b->nr; i++)
+		if (insn_rows[b->insns[i].id].xlat == XLAT_JCC)
+			mid[xb->nr_mid++] = (struct xexit){.from = xb};
+	x->meta_used += ALIGN_UP(size + xb->nr_mid * sizeof(*mid), 16);
 	for (unsigned i = 0; i < ARRAY_SIZE(xb->exit); i++)
 		xb->exit[i].from = xb;
 	return xb;
@@ -150,7 +157,7 @@ static struct xblock *translate(struct cpu *cpu, struct block *b)
 	if (b->flags & BLOCK_CROSS)
 		g->xb->page2 = xlat_page(x, b->page2, g->lin + PAGE_SIZE, b->gen2);
 	g->nr_slow = 0;
-	g->next_group = 0;
+	g->next_group = g->next_mid = 0;
 	g->in_cold = false;
 	g->vec_checked = g->ended = false;
 	if (!analyse(g))
@@ -256,7 +263,7 @@ struct xblock *xlat_lookup(struct cpu *cpu, struct block *b)
 		if (!hot(cpu, b))
 			return NULL;
 		cpu->doing = CPU_DOING_TRANSLATION;
-		xb = translate(cpu, b);
+		xb = translate(cpu, cpu->xlat->cfg.count ? b : block_extend(cpu, b));
 		cpu->doing = CPU_DOING_REST;
 		if (!xb)
 			return NULL;

@@ -377,6 +377,8 @@ static void xblock_kill(struct xlat *x, struct xblock *xb)
 	forget_incoming(x, xb);
 	forget_outgoing(&xb->exit[0]);
 	forget_outgoing(&xb->exit[1]);
+	for (unsigned i = 0; i < xb->nr_mid; i++)
+		forget_outgoing(&xb->mid[i]);
 	jump_drop(x, xb);
 	for (p = &xb->b->xlat; *p && *p != xb; p = &(*p)->b_next)
 		;

@@ -58,6 +58,8 @@ void xlat_flags_of(struct xgen *g, const struct insn *in, struct xinfo *f)
 	f->kill = row->fl_kill & FLAGS_ALL;
 	if (row->attrs & ROW_COUNT)
 		f->kill = kill_of_shift(in, row) & FLAGS_ALL;
+	if (f->kind == XLAT_JCC) /* where it leads they may all be read */
+		f->read = FLAGS_ALL;
 	if (f->kind == XLAT_INTERP) {
 		f->read = FLAGS_ALL;
 		f->kill = 0;

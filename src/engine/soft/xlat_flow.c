@@ -107,10 +107,8 @@ void xlat_entries(struct xgen *g)
 /* --- exits -------------------------------------------------------------------------------------
  */
 
-void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
+static void way_out(struct xgen *g, struct xexit *e, uint64_t target, unsigned cc)
 {
-	struct xexit *e = &g->xb->exit[n];
-
 	e->target = target;
 	e->flags = g->flags;
 	e->back = target < g->next_rip;
@@ -120,6 +118,11 @@ void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
 		return;
 	}
 	e->jump = cc == EXIT_JMP ? x_jmp(g) : x_jcc(g, cc);
+}
+
+void xlat_exit_jump(struct xgen *g, unsigned n, uint64_t target, unsigned cc)
+{
+	way_out(g, &g->xb->exit[n], target, cc);
 }
 
 static void leave_with(struct xgen *g, const struct xexit *e)
@@ -188,6 +191,8 @@ void xlat_cold(struct xgen *g)
 		slow_stub(g, &g->slow[i]);
 	exit_stub(g, &g->xb->exit[0]);
 	exit_stub(g, &g->xb->exit[1]);
+	for (unsigned i = 0; i < g->xb->nr_mid; i++)
+		exit_stub(g, &g->xb->mid[i]);
 	entry_stub(g);
 	g->xb->cold_end = x_offset(g);
 }
@@ -382,6 +387,11 @@ static void call_ind(struct xgen *g, const struct insn *in)
 static void jcc(struct xgen *g, const struct insn *in)
 {
 	xlat_flags_before(g);
+	if (g->index + 1 < g->nr) {
+		way_out(g, &g->xb->mid[g->next_mid++], target_of(g, in), in->opcode & 15);
+		g->ended = false;
+		return;
+	}
 	xlat_exit_jump(g, 1, target_of(g, in), in->opcode & 15);
 	xlat_exit_jump(g, 0, g->next_rip, EXIT_JMP);
 }

@@ -122,6 +122,8 @@ struct xblock {
 	uint8_t nr;           /* of sites: instructions translated, the first ones of b */
 	struct xexit *in;     /* linked here */
 	struct xexit exit[3]; /* falls through, jumps, refuses */
+	struct xexit *mid;    /* of conditional jumps on the way */
+	uint8_t nr_mid;
 	struct xsite site[];
 };
 
@@ -143,7 +145,7 @@ enum {
 	XLAT_PAGE_HEADS = 4096,
 	/* Most that one block may need. */
 	XLAT_MAX_HOT = 16384,
-	XLAT_MAX_COLD = 8192,
+	XLAT_MAX_COLD = 12288,
 	XLAT_THUNKS = 4096,
 };
 
@@ -236,7 +238,7 @@ struct xgen {
 	unsigned index;
 	unsigned imm;         /* bytes of immediate of the instruction being copied */
 	struct xgroup *group; /* the one being generated */
-	unsigned nr_groups, next_group;
+	unsigned nr_groups, next_group, next_mid;
 	struct xgroup groups[XLAT_GROUPS];
 	bool in_cold; /* the copy of a group is being generated */
 	unsigned nr_slow;

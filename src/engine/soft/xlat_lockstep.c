@@ -30,6 +30,7 @@ struct state {
 struct xlat_lockstep {
 	struct state start, interp, xlat;
 	unsigned nr_written;
+	unsigned nr_run; /* instructions interpreted */
 	struct written written[BLOCK_MAX_INSNS];
 };
 
@@ -130,7 +131,7 @@ static bool log_string(struct cpu *cpu, struct xlat_lockstep *l, const struct in
 	uint64_t *gpr = cpu->gpr, n = in->opsize;
 
 	if (in->flags & (INSN_REP | INSN_REPNE))
-		n *= MIN(gpr[X86_RCX], WRITE_MAX);
+		n *= MIN(gpr[X86_RCX], WRITE_MAX + 1); /* more is too much */
 	if (!n)
 		return true;
 	if (n > WRITE_MAX || cpu->rflags & RFLAGS_DF || !(in->flags & INSN_FLAT) ||
@@ -200,6 +201,9 @@ static bool interpret(struct cpu *cpu, struct xlat_lockstep *l, const struct xbl
 		all &= cpu->run_end != NULL;
 		cpu->stats.insns++;
 		cpu->in = NULL;
+		l->nr_run = i + 1;
+		if (cpu->rip != xb->lin + xb->site[i].next)
+			break;
 	}
 	return all;
 }
@@ -281,5 +285,5 @@ void xlat_lockstep(struct cpu *cpu, struct xblock *xb)
 			report(cpu, l, xb);
 		rewind_all(cpu, l, xb);
 	}
-	cpu->stats.compared += xb->nr;
+	cpu->stats.compared += l->nr_run;
 }
