@@ -332,6 +332,7 @@ struct rec {
 
 	struct vmfs *v;   /* NULL: nothing to read by */
 	bool by_headers;  /* v is what vmfs_open made */
+	bool lost_files;  /* sub-blocks or pointer blocks are where their clusters' headers say */
 	uint64_t trouble; /* what was wrong with it on the way */
 	struct names names;
 	struct tree tree;

@@ -252,6 +252,8 @@ static void data_range(struct rec *r, const struct node *n, const struct vmfs_in
 		mark(x, REC_UNREADABLE, "the device cannot read it");
 	else if (n->inode && x->trust == REC_EXACT)
 		mark(x, REC_INFERRED, "by a pointer block that was nobody's");
+	else if (r->lost_files && x->trust == REC_EXACT && (in->zla == FS_ZLA_SB || v->pb))
+		mark(x, REC_INFERRED, "its resource file is lost: by the headers of its clusters");
 }
 
 int node_range(struct rec *r, uint32_t node, const struct vmfs_inode *in, uint64_t off,

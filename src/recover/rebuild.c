@@ -293,6 +293,106 @@ static int gather_fds(struct rec *r, const struct candidate *c, struct vmfs_plan
 	return 0;
 }
 
+/* ---- resource files without their descriptors ---- */
+
+/* Of a group: headers of its clusters, then their resources, in one piece. */
+struct group {
+	uint32_t per_group, size; /* size: of a resource */
+	uint64_t len;
+};
+
+static bool group_of(const struct vmfs_geometry *g, enum vmfs_resource_kind kind, uint32_t per,
+		     struct group *x)
+{
+	uint32_t ptr = g->version == 6 ? 65536 : 4096;
+
+	x->per_group = g->version == 6 ? 8 : g->version == 5 ? 64 : 32;
+	switch (kind) {
+	case VMFS_RES_SBC:
+		x->size = g->sub_block_size;
+		break;
+	case VMFS_RES_PBC:
+	case VMFS_RES_PB2:
+		x->size = ptr;
+		break;
+	case VMFS_RES_FDC:
+		x->size = g->fd_size;
+		break;
+	default:
+		x->size = g->version == 6 ? 2 * g->md_align : 0;
+	}
+	x->len = (uint64_t)x->per_group * (2 * g->md_align + (uint64_t)per * x->size);
+	return per && per <= 1024;
+}
+
+static int piece_order(const void *a, const void *b)
+{
+	const struct vmfs_piece *x = a, *y = b;
+
+	return x->off < y->off ? -1 : x->off > y->off;
+}
+
+static void settle_pieces(struct vmfs_plan *p, enum vmfs_resource_kind kind)
+{
+	struct vmfs_piece *v = p->piece[kind];
+	unsigned n = 0;
+
+	if (!v)
+		return;
+	qsort(v, p->nr_pieces[kind], sizeof(*v), piece_order);
+	for (unsigned i = 0; i < p->nr_pieces[kind]; i++)
+		if (!n || v[i].off >= v[n - 1].off + v[n - 1].len)
+			v[n++] = v[i];
+	p->nr_pieces[kind] = n;
+}
+
+/* By the headers of clusters: each knows its number, and so where its group begins. */
+static int gather_pieces(struct rec *r, const struct candidate *c, struct vmfs_plan *p,
+			 enum vmfs_resource_kind kind, unsigned hit_kind)
+{
+	uint32_t header = 2 * p->geo.md_align;
+	struct group x;
+	size_t cap = 0;
+
+	for (size_t i = 0; i < r->hits.n; i++) {
+		const struct hit *h = &r->hits.v[i];
+		uint64_t group, back;
+		struct vmfs_piece *last;
+		unsigned n = p->nr_pieces[kind];
+
+		if (h->kind != hit_kind || !part_of(c, h) || !group_of(&p->geo, kind, h->gen, &x) ||
+		    !(h->aux & FD_V6) != (p->geo.version != 6))
+			continue;
+		group = h->id / x.per_group;
+		back = (uint64_t)(h->id % x.per_group) * header;
+		last = n ? &p->piece[kind][n - 1] : NULL;
+		if (back > h->self || (last && last->off == 0x10000 + group * x.len))
+			continue;
+		if (!array_room(&p->piece[kind], n, &cap, sizeof(*last)))
+			return -ENOMEM;
+		p->piece[kind][p->nr_pieces[kind]++] = (struct vmfs_piece){
+			.off = 0x10000 + group * x.len, .len = x.len, .vol = h->self - back};
+	}
+	settle_pieces(p, kind);
+	return 0;
+}
+
+static int gather_all_pieces(struct rec *r, const struct candidate *c, struct vmfs_plan *p)
+{
+	bool six = p->geo.version == 6;
+	int e = gather_pieces(r, c, p, VMFS_RES_FBB, six ? HIT_LFB : HIT_FBB);
+
+	if (!e && six)
+		e = gather_pieces(r, c, p, VMFS_RES_SFB, HIT_LFB);
+	if (!e)
+		e = gather_pieces(r, c, p, VMFS_RES_FDC, HIT_FDC);
+	if (!e)
+		e = gather_pieces(r, c, p, VMFS_RES_SBC, HIT_SBC);
+	if (!e)
+		e = gather_pieces(r, c, p, VMFS_RES_PBC, HIT_PBC);
+	return e ? e : gather_pieces(r, c, p, VMFS_RES_PB2, HIT_PB2);
+}
+
 /* ---- the plan ---- */
 
 static int run_order(const void *a, const void *b)
@@ -356,6 +456,25 @@ static int own_plan(struct rec *r, struct candidate *c, struct vmfs_plan *p)
 	return make_runs(c, p);
 }
 
+/* Is a resource file where its descriptor says? */
+static bool is_lost(struct rec *r, uint32_t fd)
+{
+	struct vmfs_inode in;
+	struct vmfs_range x;
+
+	if (vmfs_inode_read(r->v, fd, &in, NULL) < 0)
+		return true;
+	return in.length && (vmfs_file_range(r->v, &in, 0, &x) < 0 || x.kind != VMFS_RANGE_DATA);
+}
+
+static void find_lost(struct rec *r)
+{
+	unsigned version = vmfs_plan(r->v)->geo.version;
+
+	r->lost_files = is_lost(r, FS_FD_SBC) || (version < 6 && is_lost(r, FS_FD_PBC)) ||
+			(version >= 5 && is_lost(r, FS_FD_PB2));
+}
+
 int rebuild_assemble(struct rec *r, struct candidate *c, struct error *err)
 {
 	struct vmfs_plan plan = {0};
@@ -364,6 +483,8 @@ int rebuild_assemble(struct rec *r, struct candidate *c, struct error *err)
 	e = r->v ? take_plan(r, &plan) : own_plan(r, c, &plan);
 	if (!e)
 		e = gather_fds(r, c, &plan);
+	if (!e)
+		e = gather_all_pieces(r, c, &plan);
 	if (e < 0) {
 		vmfs_plan_free(&plan);
 		return err_errno(err, -e, "a plan of the volume");
@@ -373,7 +494,10 @@ int rebuild_assemble(struct rec *r, struct candidate *c, struct error *err)
 	r->v = NULL;
 	r->by_headers = false;
 	e = vmfs_assemble(&r->v, &plan, err);
-	if (!e && vmfs_plan(r->v)->notes)
+	if (e < 0)
+		return e;
+	if (vmfs_plan(r->v)->notes)
 		rec_note(r, "%s", vmfs_plan(r->v)->notes);
-	return e;
+	find_lost(r);
+	return 0;
 }

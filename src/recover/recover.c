@@ -177,6 +177,7 @@ static int find_volume(struct rec *r, const struct rec_scan *scan, struct error 
 	vmfs_close(r->v);
 	r->v = NULL;
 	r->trouble = 0;
+	r->lost_files = false;
 	text_fini(&r->notes);
 	e = bases_by_headers(r, err);
 	if (!e && r->scanned)

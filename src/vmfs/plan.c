@@ -35,6 +35,8 @@ void vmfs_plan_free(struct vmfs_plan *p)
 	free(p->run);
 	free(p->fd);
 	free(p->notes);
+	for (unsigned i = 0; i < VMFS_NR_RES; i++)
+		free(p->piece[i]);
 	*p = (struct vmfs_plan){0};
 }
 

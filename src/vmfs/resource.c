@@ -151,6 +151,28 @@ int resource_open_all(struct vmfs *v)
 /* --- where resources are -----------------------------------------------------------------------
  */
 
+/* Of a file whose descriptor is lost, as the plan knows it. */
+static int piece_to_volume(const struct vmfs_plan *p, enum vmfs_resource_kind kind, uint64_t off,
+			   uint64_t *vol, uint64_t *len)
+{
+	unsigned lo = 0, hi = p->nr_pieces[kind];
+	const struct vmfs_piece *x = p->piece[kind];
+
+	while (lo < hi) { /* the first that ends behind off */
+		unsigned mid = lo + (hi - lo) / 2;
+
+		if (x[mid].off + x[mid].len <= off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo == p->nr_pieces[kind] || x[lo].off > off)
+		return lo ? -ERANGE : -ENOENT;
+	*vol = x[lo].vol + (off - x[lo].off);
+	*len = MIN(*len, x[lo].len - (off - x[lo].off));
+	return 0;
+}
+
 /* A piece of a resource file that is on a device: *len shortened to it. */
 static int file_to_volume(struct vmfs *v, enum vmfs_resource_kind kind, uint64_t off, unsigned busy,
 			  uint64_t *vol, uint64_t *len)
@@ -160,7 +182,7 @@ static int file_to_volume(struct vmfs *v, enum vmfs_resource_kind kind, uint64_t
 	int r;
 
 	if (!in)
-		return -ENOENT;
+		return piece_to_volume(&v->plan, kind, off, vol, len);
 	if (busy & BIT(kind))
 		return -EUCLEAN; /* it needs itself */
 	if (off >= in->length)

@@ -118,6 +118,11 @@ struct vmfs_fd_place {
 	uint64_t vol;  /* volume offset */
 };
 
+/* [off, off + len) of a resource file lies at vol. */
+struct vmfs_piece {
+	uint64_t off, len, vol;
+};
+
 struct vmfs_plan {
 	struct vmfs_geometry geo;
 	struct blk *dev[VMFS_MAX_DEVICES]; /* NULL: this extent is missing */
@@ -126,6 +131,10 @@ struct vmfs_plan {
 	unsigned nr_runs;
 	struct vmfs_fd_place *fd; /* may be NULL */
 	size_t nr_fds;
+	/* For resource files whose descriptors cannot be read: what is known of where they lie, as
+	 * their clusters' headers tell.  In order of off, not overlapping; may be NULL. */
+	struct vmfs_piece *piece[VMFS_NR_RES];
+	unsigned nr_pieces[VMFS_NR_RES];
 	/* What was not as it should be, a line each for a person: recovery shows them. */
 	char *notes;
 };
