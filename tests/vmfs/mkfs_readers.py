@@ -50,6 +50,7 @@ SHAPES = [
     ('VMFS3, file blocks of 8 MiB', 3, 'block=8M', ['1536M'], TREE),
     ('VMFS5', 5, '', ['1G'], TREE),
     ('VMFS5, not dense', 5, 'sparse-clusters', ['1G'], TREE),
+    ('VMFS5, was VMFS3', 5, 'upgraded', ['1G'], TREE),
     ('VMFS5, file blocks of 2 MiB', 5, 'block=2M', ['1G'], TREE),
     ('VMFS5, a live host', 5, 'live', ['1G'], TREE),
     ('VMFS5, three extents', 5, '', ['256M', '512M', '256M'], TREE),

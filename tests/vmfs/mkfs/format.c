@@ -1,6 +1,7 @@
 /* An empty file system: superblock, heartbeats, system files, root, journal. */
 #include "internal.h"
 
+enum { UPGRADED_PB2 = 20, UPGRADED_SDD = 21 };                 /* their descriptors */
 enum { FS_TIME = 0x61137dd5, HB_SLOT5 = 984, HB_SLOT6 = 120 }; /* as measured */
 
 static uint32_t hb_size(const struct mkfs *m)
@@ -227,8 +228,9 @@ static void system_files(struct mkfs *m)
 	n->length = vh * m->block;
 	if (m->version >= 5) {
 		res_start(m, RES_PB2, m->res[RES_PB2].rpc);
-		sys_node(m, ".pb2.sf", 0x1800004);
-		m->sdd = sys_node(m, ".sdd.sf", 0x1C00004);
+		sys_node(m, ".pb2.sf", m->res[RES_PB2].fd);
+		m->sdd = sys_node(m, ".sdd.sf",
+				  m->f.upgraded ? addr_fd(m, UPGRADED_SDD) : 0x1C00004);
 		m->sdd->mode = 040700;
 		m->sdd->links = 2;
 		m->root->links++;
@@ -244,7 +246,7 @@ static void system_files(struct mkfs *m)
 		if (!m->f.live)                      /* a host that leaves gives it back */
 			res_free(m, RES_FBB, m->journal);
 	}
-	m->res[RES_FDC].next = m->six ? 9 : m->version == 5 ? 8 : 6;
+	m->res[RES_FDC].next = m->six ? 9 : m->version == 5 && !m->f.upgraded ? 8 : 6;
 	m->gen = 0;
 }
 
@@ -258,6 +260,8 @@ static void check_format(const struct mkfs_format *f)
 		mkfs_die("a file block has 1, 2, 4 or 8 MiB");
 	if (f->version == 6 && mib != 1)
 		mkfs_die("VMFS6 has file blocks of 1 MiB only");
+	if (f->upgraded && f->version != 5)
+		mkfs_die("only VMFS5 is upgraded");
 	if (f->label && strlen(f->label) > 127)
 		mkfs_die("a label has at most 127 bytes");
 }
@@ -272,6 +276,8 @@ struct mkfs *mkfs_create(const struct mkfs_format *f)
 	check_format(&m->f);
 	m->version = f->version;
 	m->six = f->version == 6;
+	if (f->upgraded)
+		m->f.dense = false;
 	if (m->version != 5)
 		m->f.dense = m->six && f->dense;
 	m->label = xdup(f->label ? f->label : "test");
@@ -291,6 +297,8 @@ struct mkfs *mkfs_create(const struct mkfs_format *f)
 	make_uuid(m->host_uuid, f->seed * 64 + 3, FS_TIME - 123);
 	dev_open(m);
 	res_init(m);
+	if (f->upgraded)
+		m->res[RES_PB2].fd = addr_fd(m, UPGRADED_PB2);
 	system_files(m);
 	journal_write(m);
 	return m;

@@ -38,6 +38,7 @@ struct mkfs_format {
 	int version;          /* 3, 5 or 6 */
 	uint64_t block;       /* file block; 0: 1 MiB */
 	bool dense;           /* 32 sub-blocks in a cluster instead of 16 (VMFS5) */
+	bool upgraded;        /* VMFS5 that was VMFS3: .pb2.sf and .sdd.sf have later descriptors */
 	bool local;           /* VMFS-L */
 	bool live;            /* one host's heartbeat is in use */
 	bool keep;            /* what the files held stays where it is not written */

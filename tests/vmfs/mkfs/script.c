@@ -146,6 +146,7 @@ static void do_format(struct mkfs **m, struct line *l)
 	struct mkfs_format f = {.version = (int)num(l, "version", 5),
 				.block = num(l, "block", MIB),
 				.dense = !flag(l, "sparse-clusters"),
+				.upgraded = flag(l, "upgraded"),
 				.local = flag(l, "local"),
 				.live = flag(l, "live"),
 				.keep = flag(l, "keep"),
