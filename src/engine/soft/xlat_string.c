@@ -51,8 +51,7 @@ static bool repeated(const struct insn *in)
 bool xlat_string_ok(const struct xgen *g, const struct insn *in)
 {
 	return in->adsize == xgen_word(g) && !xlat_has_segbase(g, in) &&
-	       !(g->narrow && in->seg == X86_CS) &&
-	       (!repeated(in) || writes_memory(in));
+	       !(g->narrow && in->seg == X86_CS) && (!repeated(in) || writes_memory(in));
 }
 
 /* --- parts -------------------------------------------------------------------------------------
