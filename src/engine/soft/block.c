@@ -77,6 +77,7 @@ int block_cache_create(struct cpu *cpu, struct error *err)
 		free(c);
 		return err_errno(err, ENOMEM, "decoded code of vCPU %u", cpu->index);
 	}
+	(void)madvise(c->arena, size, MADV_HUGEPAGE); /* it is filled from one end to the other */
 	c->arena_size = size;
 	cpu->blocks = c;
 	block_cache_flush(cpu);
@@ -202,18 +203,26 @@ void block_drop_writes(struct soft_vm *vm)
 			nanosleep(&pause, NULL);
 }
 
-static void purge_everybody(struct cpu *cpu)
+/* The page at hva is the first to become a code page under number `seq`. */
+static void purge_everybody(struct cpu *cpu, uint64_t seq, const uint8_t *hva)
 {
 	struct soft_vm *vm = cpu->vm;
 
-	block_purge(cpu);
+	if (likely(atomic_load(&cpu->purge_ack) == seq - 1)) {
+		tlb_purge_page_writes(cpu, hva);
+		atomic_store(&cpu->purge_ack, seq);
+	} else {
+		block_purge(cpu);
+	}
 	for (unsigned i = 0; i < vm->nr_cpus; i++)
 		if (vm->cpus[i] && vm->cpus[i] != cpu)
 			atomic_fetch_or(&vm->cpus[i]->events, CPU_EV_PURGE);
 }
 
-/* Mark lines as code; gen and the purge number that the block being made depends on. */
-static uint64_t page_mark(struct cpu *cpu, struct mem_page *page, uint64_t lines, uint32_t *gen)
+/* Mark lines of the page at hva as code; gen and the purge number that the block being made depends
+ * on. */
+static uint64_t page_mark(struct cpu *cpu, struct mem_page *page, const uint8_t *hva,
+			  uint64_t lines, uint32_t *gen)
 {
 	struct soft_vm *vm = cpu->vm;
 	uint64_t before, seq;
@@ -226,7 +235,7 @@ static uint64_t page_mark(struct cpu *cpu, struct mem_page *page, uint64_t lines
 	*gen = atomic_load(&page->gen);
 	purge_unlock(vm);
 	if (!before)
-		purge_everybody(cpu);
+		purge_everybody(cpu, seq, hva);
 	return seq;
 }
 
@@ -282,7 +291,7 @@ void block_ram_written(struct cpu *cpu, gpa_t gpa, unsigned len)
 		xlat_tell_written(cpu->vm, cpu, page);
 		cpu->stats.smc_hits++;
 		cpu_stop_block(cpu);
-		*hits += len >= PAGE_SIZE / 2 ? PAGE_LOOKS_LIKE_DATA : 4;
+		*hits += len >= PAGE_SIZE / 2 ? PAGE_LOOKS_LIKE_DATA : 12;
 	}
 	if (++*hits >= 4 * PAGE_LOOKS_LIKE_DATA) {
 		page_unmark(cpu, page);
@@ -431,9 +440,10 @@ static bool block_validate(struct cpu *cpu, struct block *b)
 		first = (unsigned)(PAGE_SIZE - (uintptr_t)b->hva % PAGE_SIZE);
 		second = b->len - first;
 	}
-	seq = page_mark(cpu, b->page, lines_of((uintptr_t)b->hva % PAGE_SIZE, first), &b->gen);
+	seq = page_mark(cpu, b->page, b->hva, lines_of((uintptr_t)b->hva % PAGE_SIZE, first),
+			&b->gen);
 	if (second)
-		seq = page_mark(cpu, b->page2, lines_of(0, second), &b->gen2);
+		seq = page_mark(cpu, b->page2, b->hva2, lines_of(0, second), &b->gen2);
 	done = purge_done(cpu, seq);
 	if (!bytes_equal(b->hva, block_bytes(b), first) ||
 	    (second && !bytes_equal(b->hva2, block_bytes(b) + first, second)))

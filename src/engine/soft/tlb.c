@@ -272,16 +272,11 @@ void tlb_flush_writes(struct cpu *cpu)
 
 static struct mem_page *page_of_hva(const struct cpu *cpu, uintptr_t hva)
 {
-	const struct soft_vm *vm = cpu->vm;
-
-	for (unsigned i = 0; i < vm->nr_ram; i++)
-		if (hva - (uintptr_t)vm->ram[i].hva < vm->ram[i].size)
-			return mem_page(vm->mem,
-					vm->ram[i].gpa + (hva - (uintptr_t)vm->ram[i].hva));
-	return NULL;
+	return mem_page(cpu->vm->mem, vm_gpa(cpu->vm, (const uint8_t *)hva));
 }
 
-static void array_purge_code(struct cpu *cpu, unsigned slot, unsigned a)
+/* Drop entries of the page at `only`; of all pages with code when it is 0. */
+static void array_purge_code(struct cpu *cpu, unsigned slot, unsigned a, uintptr_t only)
 {
 	struct tlb_entry *e = tlb_array(cpu->mmu, slot, a);
 	const uint64_t *used = cpu->mmu->slots[slot].map[a].used;
@@ -289,18 +284,30 @@ static void array_purge_code(struct cpu *cpu, unsigned slot, unsigned a)
 	for (unsigned w = 0; w < MAP_WORDS; w++)
 		for (uint64_t left = used[w]; left; left &= left - 1) {
 			unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
-			struct mem_page *p = page_of_hva(cpu, e[i].tag + e[i].addend);
+			uintptr_t hva = e[i].tag + e[i].addend;
 
-			if (p && atomic_load(&p->code_lines))
+			if (only ? hva == only
+				 : atomic_load(&page_of_hva(cpu, hva)->code_lines) != 0)
 				entry_drop(cpu->mmu, slot, a, i);
 		}
 }
 
-void tlb_purge_code_writes(struct cpu *cpu)
+static void purge_code(struct cpu *cpu, uintptr_t only)
 {
 	for (unsigned n = 0; n < TLB_SLOTS; n++)
-		for (unsigned a = KIND_WR; a < NR_ARRAYS; a += NR_KINDS)
-			array_purge_code(cpu, n, a);
+		if (cpu->mmu->slots[n].ready)
+			for (unsigned a = KIND_WR; a < NR_ARRAYS; a += NR_KINDS)
+				array_purge_code(cpu, n, a, only);
+}
+
+void tlb_purge_code_writes(struct cpu *cpu)
+{
+	purge_code(cpu, 0);
+}
+
+void tlb_purge_page_writes(struct cpu *cpu, const uint8_t *hva)
+{
+	purge_code(cpu, (uintptr_t)hva & PAGE_MASK);
 }
 
 /* --- address spaces --------------------------------------------------------------------------- */

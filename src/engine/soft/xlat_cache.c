@@ -58,6 +58,7 @@ int xlat_region_create(void **cpu, size_t size, unsigned nr_cpus, struct error *
 		munmap(p, r.total);
 		return err_errno(err, errno, "memory for translated code");
 	}
+	(void)madvise(p + CPU_ROOM, r.meta, MADV_HUGEPAGE);
 	((struct region_head *)p)->r = r;
 	*cpu = p + HEAD_ROOM;
 	return 0;
