@@ -381,7 +381,8 @@ int bases_by_votes(struct rec *r, struct error *err)
 		cut_overlaps(&r->cand[i]);
 		split_formats(r, i);
 	}
-	qsort(r->cand, r->nr_cand, sizeof(*r->cand), candidate_order);
+	if (r->nr_cand)
+		qsort(r->cand, r->nr_cand, sizeof(*r->cand), candidate_order);
 	free(v);
 	free(part);
 	return 0;

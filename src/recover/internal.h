@@ -376,6 +376,8 @@ void owners_fini(struct rec *r);
 enum owner { OWNER_NONE, OWNER_ONE, OWNER_MANY };
 /* Of the bytes at vol: *len is shortened to what shares the answer. */
 enum owner owners_at(struct rec *r, uint64_t vol, uint64_t *len);
+/* Is the file block at vol a resource file's, or another of the system's? */
+bool owners_system(struct rec *r, uint64_t vol);
 
 /* ranges.c */
 int node_inode(struct rec *r, uint32_t node, struct vmfs_inode *in, struct error *err);

@@ -14,8 +14,8 @@ enum { MAX_BLOCKS = 1 << 28 }; /* 256 TiB of blocks of a MiB: 32 MiB a map */
 struct owners {
 	uint64_t block; /* bytes */
 	uint64_t nr;
-	uint8_t *one, *many;
-	struct spans small, small_many; /* volume offsets */
+	uint8_t *one, *many, *system;
+	struct spans small; /* volume offsets */
 };
 
 static bool bit_get(const uint8_t *map, uint64_t i)
@@ -38,8 +38,8 @@ void owners_fini(struct rec *r)
 		return;
 	free(o->one);
 	free(o->many);
+	free(o->system);
 	spans_fini(&o->small);
-	spans_fini(&o->small_many);
 	free(o);
 }
 
@@ -81,19 +81,25 @@ static void own_file(struct rec *r, struct owners *o, const struct vmfs_inode *i
 	}
 }
 
-/* Sub-blocks of two files that are the same. */
-static void find_shared(struct owners *o)
+/* The resource files hold the small blocks of others: they own their file blocks as a whole only.
+ */
+static void own_system(struct rec *r, struct owners *o, const struct vmfs_inode *in)
 {
-	struct spans *s = &o->small;
+	struct vmfs_range x;
 
-	if (s->n < 2)
+	if (in->resident || (1ull << in->block_shift) < o->block)
 		return;
-	/* Added per file: equal starts mean two owners. */
-	spans_settle(s);
+	for (uint64_t off = 0, i = 0; off < in->length && i < OWN_MAX_RANGES; off += x.len, i++) {
+		if (vmfs_file_range(r->v, in, off, &x) < 0 || !x.len)
+			return;
+		if (x.kind != VMFS_RANGE_DATA)
+			continue;
+		for (uint64_t b = x.vol / o->block; b <= (x.vol + x.len - 1) / o->block; b++)
+			if (b < o->nr)
+				bit_set(o->system, b);
+	}
 }
 
-/* The resource files hold all small blocks and all metadata: what lies in them is theirs only as a
- * whole, so they do not count as owners of single blocks' content. */
 static bool counts(const struct node *n)
 {
 	return !n->synthetic && !n->unreachable && (n->state == REC_LIVE || n->state == REC_ORPHAN);
@@ -119,18 +125,33 @@ int owners_build(struct rec *r, struct error *err)
 	o->nr = MIN(size / o->block + 1, (uint64_t)MAX_BLOCKS);
 	o->one = calloc(1, o->nr / 8 + 1);
 	o->many = calloc(1, o->nr / 8 + 1);
+	o->system = calloc(1, o->nr / 8 + 1);
 	r->owners = o;
-	if (!o->one || !o->many) {
+	if (!o->one || !o->many || !o->system) {
 		owners_fini(r);
 		r->owners_ready = true;
 		return err_errno(err, ENOMEM, "block owners");
 	}
-	for (uint32_t i = 1; i < r->tree.n; i++)
-		if (counts(&r->tree.v[i]) && !r->tree.v[i].system &&
-		    vmfs_inode_read(r->v, r->tree.v[i].fd, &in, NULL) == 0)
+	for (uint32_t i = 1; i < r->tree.n; i++) {
+		if (!counts(&r->tree.v[i]) || vmfs_inode_read(r->v, r->tree.v[i].fd, &in, NULL) < 0)
+			continue;
+		if (r->tree.v[i].system)
+			own_system(r, o, &in);
+		else
 			own_file(r, o, &in);
-	find_shared(o);
+	}
+	spans_settle(&o->small);
 	return 0;
+}
+
+bool owners_system(struct rec *r, uint64_t vol)
+{
+	struct owners *o;
+
+	if (owners_build(r, NULL) < 0 || !r->owners)
+		return false;
+	o = r->owners;
+	return vol / o->block < o->nr && bit_get(o->system, vol / o->block);
 }
 
 enum owner owners_at(struct rec *r, uint64_t vol, uint64_t *len)

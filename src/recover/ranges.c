@@ -144,7 +144,7 @@ static void judge_deleted(struct rec *r, const struct node *n, const struct vmfs
 		uint64_t bs = vmfs_plan(r->v)->geo.file_block_size;
 
 		(void)cut(x, bs - vol % bs);
-		if (block_used(r, vol) == 1) {
+		if (block_used(r, vol) == 1 || owners_system(r, vol)) {
 			mark(x, REC_OVERWRITTEN, "these blocks are in use again");
 			return;
 		}
@@ -168,7 +168,10 @@ static void judge_live(struct rec *r, const struct vmfs_inode *in, uint64_t vol,
 	enum owner o = owners_at(r, vol, &len);
 
 	(void)cut(x, len);
-	if (o == OWNER_MANY) {
+	if (1ull << in->block_shift >= bs && owners_system(r, vol)) {
+		(void)cut(x, bs - vol % bs);
+		mark(x, REC_OVERWRITTEN, "these blocks are the file system's own");
+	} else if (o == OWNER_MANY) {
 		mark(x, REC_INFERRED, "two files claim these blocks");
 	} else if (1ull << in->block_shift >= bs && block_used(r, vol) == 0) {
 		(void)cut(x, bs - vol % bs);

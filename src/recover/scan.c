@@ -390,7 +390,8 @@ void scan_settle(struct rec *r)
 {
 	size_t n = 0;
 
-	qsort(r->segments.v, r->segments.n, sizeof(struct segment), segment_order);
+	if (r->segments.n)
+		qsort(r->segments.v, r->segments.n, sizeof(struct segment), segment_order);
 	for (size_t i = 0; i < r->segments.n; i++)
 		n += r->segments.v[i].hits.n;
 	n = MIN(n, (size_t)REC_MAX_HITS);
