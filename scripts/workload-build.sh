@@ -3,7 +3,7 @@
 # the same packages can compare.  Runs inside the file system that boot-workload.sh makes.
 #   workload-build.sh DIR [JOBS]
 dir=$1 jobs=${2:-2}
-export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin SHELL=/bin/sh
 # Both or the build's date would be in the program.
 export KCONFIG_NOTIMESTAMP=1 SOURCE_DATE_EPOCH=1672531200
 rm -rf "$dir"
