@@ -216,7 +216,7 @@ static const struct workload workloads[] = {
 	{"sort", guest_sort, 100000},      {"table", guest_table, 400000},
 	{"vm", guest_vm, 4000000},         {"fresh", guest_fresh, 1400},
 	{"spread", guest_spread, 1000000}, {"x87", guest_x87, 1000000},
-	{"rep", guest_rep, 20000},         {"strings", guest_strings, 300000},
+	{"rep", guest_rep, 200000},        {"strings", guest_strings, 300000},
 };
 
 static uint64_t cpu_us(void)
