@@ -234,11 +234,12 @@ static json_t *pieces_of(const struct node *n)
 
 static void set_content(struct mkfs *m, struct node *n, json_t *o)
 {
-	json_t *pbs = json_array();
+	json_t *pbs;
 	char sha[65];
 
 	if (n->type == TYPE_RDM)
 		return;
+	pbs = json_array();
 	json_object_set_new(o, "extents", runs_of(m, n));
 	for (uint32_t i = 0; i < n->pbs && n->pb; i++)
 		json_array_append_new(pbs, place(m, addr_vol(m, n->pb[i])));
