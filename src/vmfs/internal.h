@@ -35,7 +35,8 @@ struct vmfs {
 	struct vmfs_plan plan;
 	struct vmfs_cache cache;
 	struct vmfs_inode *sys[VMFS_NR_RES]; /* of the resource files; NULL: not readable */
-	struct vmfs_fd_place extra[2];       /* the superblock's word where two of them are */
+	uint32_t pb2_fd; /* the descriptor of .pb2.sf, where it is not the usual one; or 0 */
+	struct vmfs_fd_place extra[2]; /* the superblock's word where two of them are */
 	unsigned nr_extra;
 };
 

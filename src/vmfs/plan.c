@@ -209,6 +209,8 @@ static int read_superblock(struct vmfs *v, struct error *err)
 						     le64_load(sb + FS_S_PB2_VOL)};
 		v->extra[1] = (struct vmfs_fd_place){le32_load(sb + FS_S_SDD_FD),
 						     le64_load(sb + FS_S_SDD_VOL)};
+		/* Made as VMFS3: these two came later, wherever there was room. */
+		v->pb2_fd = v->extra[0].vol ? v->extra[0].addr : 0;
 		for (unsigned i = 0; i < 2; i++)
 			if (v->extra[i].addr && v->extra[i].vol)
 				v->extra[v->nr_extra++] = v->extra[i];

@@ -89,12 +89,14 @@ static int open_file(struct vmfs *v, enum vmfs_resource_kind kind)
 {
 	struct vmfs_inode *in = malloc(sizeof(*in));
 	struct error err;
+	uint32_t addr;
 	uint8_t probe;
 	int r;
 
 	if (!in)
 		return -ENOMEM;
-	r = vmfs_inode_read(v, resource_file_fd[kind], in, &err);
+	addr = kind == VMFS_RES_PB2 && v->pb2_fd ? v->pb2_fd : resource_file_fd[kind];
+	r = vmfs_inode_read(v, addr, in, &err);
 	if (!r && (in->type != VMFS_SYSTEM || in->is_dir))
 		r = -EUCLEAN;
 	v->sys[kind] = r < 0 ? NULL : in;
