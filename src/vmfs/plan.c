@@ -272,7 +272,7 @@ static int check_geometry(const struct vmfs_geometry *g, struct error *err)
 
 int vmfs_assemble(struct vmfs **out, struct vmfs_plan *plan, struct error *err)
 {
-	struct vmfs *v;
+	struct vmfs *v = NULL;
 	int r = check_geometry(&plan->geo, err);
 
 	if (!r)
