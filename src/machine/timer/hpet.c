@@ -207,19 +207,30 @@ static void hpet_timer_advance(struct hpet_timer *t, uint64_t now_ns)
 		t->comparator = (uint32_t)t->comparator;
 }
 
-static void hpet_fire(void *opaque)
+/* Matches that have come.  Also before each write: the thread that fires may be late, and what is
+ * set anew must not make a match undone. */
+static void hpet_catch_up(struct hpet *h)
 {
-	struct hpet_timer *t = opaque;
-	struct hpet *h = t->hpet;
 	uint64_t now = vclock_now_ns(h->cfg.clock);
 
-	pthread_mutex_lock(&h->lock);
-	if (t->armed && t->deadline_ns <= now) {
+	for (unsigned n = 0; n < NR_TIMERS; n++) {
+		struct hpet_timer *t = &h->t[n];
+
+		if (!t->armed || t->deadline_ns > now)
+			continue;
 		hpet_timer_advance(t, now);
 		hpet_timer_arm(t);
 		hpet_timer_interrupt(t);
 	}
-	pthread_mutex_unlock(&h->lock);
+}
+
+static void hpet_fire(void *opaque)
+{
+	struct hpet_timer *t = opaque;
+
+	pthread_mutex_lock(&t->hpet->lock);
+	hpet_catch_up(t->hpet);
+	pthread_mutex_unlock(&t->hpet->lock);
 }
 
 /* ---- registers ---- */
@@ -383,6 +394,7 @@ static void hpet_write(void *opaque, uint64_t off, uint64_t value, unsigned size
 	if (size < 4 || (off & (size - 1)))
 		return;
 	pthread_mutex_lock(&h->lock);
+	hpet_catch_up(h);
 	if (size == 4) {
 		old = reg == REG_STATUS ? 0 : hpet_reg_read(h, reg);
 		value = (old & ~(0xFFFFFFFFull << shift)) | (value & 0xFFFFFFFF) << shift;
