@@ -353,8 +353,8 @@ enum { INVPCID_PAGE, INVPCID_CONTEXT, INVPCID_ALL, INVPCID_ALL_NONGLOBAL };
 void tlb_invpcid(struct cpu *cpu, unsigned type, uint16_t pcid, gva_t lin);
 void tlb_purge_code_writes(struct cpu *cpu); /* wr entries of pages with code_lines */
 void tlb_purge_page_writes(struct cpu *cpu, const uint8_t *hva); /* wr entries of one page */
-void tlb_flush_writes(struct cpu *cpu);      /* all wr entries (dirty tracking) */
-void tlb_pick(struct cpu *cpu); /* cpu->tlb, tlb_sys: CPL, AC, CR0.AM or CR4.SMAP changed */
+void tlb_flush_writes(struct cpu *cpu); /* all wr entries (dirty tracking) */
+void tlb_pick(struct cpu *cpu);         /* cpu->tlb, tlb_sys: CPL, AC, CR0.AM or CR4.SMAP changed */
 void cpu_set_pkru(struct cpu *cpu, uint32_t pkru); /* WRPKRU, XRSTOR */
 
 /* In 64-bit mode: are all bytes of [lin, lin+size) at canonical addresses?  Adding half moves the
