@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -314,16 +315,37 @@ static void print_command(const struct command *c)
 	putchar('\n');
 }
 
+static volatile sig_atomic_t vm_pid;
+
+static void end_vm(int sig)
+{
+	if (vm_pid > 0)
+		kill(vm_pid, sig);
+}
+
+/* What ends us ends the VM, in order: then the disks are unmounted. */
+static void forward_signals(void)
+{
+	const struct sigaction end = {.sa_handler = end_vm, .sa_flags = SA_RESTART};
+
+	sigaction(SIGTERM, &end, NULL);
+	sigaction(SIGHUP, &end, NULL);
+}
+
 static int run_it(const struct recover *rc, struct command *c)
 {
 	pid_t pid;
 	int status;
 
 	fflush(NULL);
+	forward_signals();
 	pid = fork();
+	vm_pid = pid;
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		signal(SIGINT, SIG_DFL);
 		signal(SIGTERM, SIG_DFL);
+		signal(SIGHUP, SIG_DFL);
 		signal(SIGPIPE, SIG_DFL);
 		c->argv[c->n] = NULL;
 		execvp(c->argv[0], c->argv);
