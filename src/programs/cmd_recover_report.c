@@ -254,7 +254,8 @@ static void html_disk(struct report *p, const struct rec_vm *vm, unsigned i)
 	struct rec_entry e;
 
 	(void)rec_path(p->rc->rec, vm->disk[i].descriptor, path, sizeof(path));
-	fputs("<br>", opt.html);
+	if (i)
+		fputs("<br>", opt.html);
 	if (vm->disk[i].slot && *vm->disk[i].slot) {
 		text(vm->disk[i].slot);
 		fputs(": ", opt.html);
