@@ -54,12 +54,21 @@ struct hpet {
 	uint64_t caps;
 
 	pthread_mutex_t lock; /* guards everything below */
+	/* When the lock was taken.  All that is done under it is done at that moment: between two
+	 * readings of the clock a busy host may let a match pass. */
+	uint64_t now_ns;
 	uint32_t config, status;
 	uint64_t counter;   /* while stopped */
 	uint64_t origin_ns; /* while running: when the counter was `counter` */
 	uint32_t gsi_level; /* what each line was last told */
 	struct hpet_timer t[NR_TIMERS];
 };
+
+static void hpet_lock(struct hpet *h)
+{
+	pthread_mutex_lock(&h->lock);
+	h->now_ns = vclock_now_ns(h->cfg.clock);
+}
 
 /* ---- counting ---- */
 
@@ -88,7 +97,7 @@ static uint64_t hpet_ticks_to_match(const struct hpet_timer *t, uint64_t counter
 static void hpet_timer_arm(struct hpet_timer *t)
 {
 	struct hpet *h = t->hpet;
-	uint64_t now = vclock_now_ns(h->cfg.clock), at;
+	uint64_t at;
 
 	/* The flag of a level-triggered timer shows even with its interrupt disabled, but nobody
 	 * would see it before enabling: armed by T_ENABLE alone. */
@@ -97,15 +106,15 @@ static void hpet_timer_arm(struct hpet_timer *t)
 		vtimer_cancel(&t->timer);
 		return;
 	}
-	at = ns_to_ticks(now - h->origin_ns, HPET_HZ);
+	at = ns_to_ticks(h->now_ns - h->origin_ns, HPET_HZ);
 	at += MIN(hpet_ticks_to_match(t, h->counter + at), (uint64_t)INT64_MAX / 16);
 	t->deadline_ns = h->origin_ns + ticks_to_ns(at, HPET_HZ);
 	vtimer_arm(&t->timer, t->deadline_ns);
 }
 
-static void hpet_timer_due_now(struct hpet_timer *t)
+static void hpet_timer_due(struct hpet_timer *t)
 {
-	t->deadline_ns = vclock_now_ns(t->hpet->cfg.clock);
+	t->deadline_ns = t->hpet->now_ns;
 	vtimer_arm(&t->timer, t->deadline_ns);
 }
 
@@ -115,13 +124,13 @@ static void hpet_timer_due_now(struct hpet_timer *t)
 static void hpet_timer_arm_written(struct hpet_timer *t)
 {
 	struct hpet *h = t->hpet;
-	uint64_t counter = hpet_counter_at(h, vclock_now_ns(h->cfg.clock));
+	uint64_t counter = hpet_counter_at(h, h->now_ns);
 
 	hpet_timer_arm(t);
 	if (hpet_timer_is_32(t))
 		counter = (uint32_t)counter;
 	if (t->armed && t->comparator <= counter && counter - t->comparator < BIT(31))
-		hpet_timer_due_now(t);
+		hpet_timer_due(t);
 }
 
 static void hpet_arm_all(struct hpet *h)
@@ -191,9 +200,9 @@ static void hpet_timer_interrupt(struct hpet_timer *t)
 }
 
 /* Move a periodic comparator past the counter, at least VTIMER_MIN_PERIOD_NS ahead. */
-static void hpet_timer_advance(struct hpet_timer *t, uint64_t now_ns)
+static void hpet_timer_advance(struct hpet_timer *t)
 {
-	uint64_t counter = hpet_counter_at(t->hpet, now_ns), behind;
+	uint64_t counter = hpet_counter_at(t->hpet, t->hpet->now_ns), behind;
 
 	if (!(t->config & T_PERIODIC) || !t->period)
 		return;
@@ -211,14 +220,12 @@ static void hpet_timer_advance(struct hpet_timer *t, uint64_t now_ns)
  * set anew must not make a match undone. */
 static void hpet_catch_up(struct hpet *h)
 {
-	uint64_t now = vclock_now_ns(h->cfg.clock);
-
 	for (unsigned n = 0; n < NR_TIMERS; n++) {
 		struct hpet_timer *t = &h->t[n];
 
-		if (!t->armed || t->deadline_ns > now)
+		if (!t->armed || t->deadline_ns > h->now_ns)
 			continue;
-		hpet_timer_advance(t, now);
+		hpet_timer_advance(t);
 		hpet_timer_arm(t);
 		hpet_timer_interrupt(t);
 	}
@@ -228,7 +235,7 @@ static void hpet_fire(void *opaque)
 {
 	struct hpet_timer *t = opaque;
 
-	pthread_mutex_lock(&t->hpet->lock);
+	hpet_lock(t->hpet);
 	hpet_catch_up(t->hpet);
 	pthread_mutex_unlock(&t->hpet->lock);
 }
@@ -259,7 +266,7 @@ static uint64_t hpet_reg_read(struct hpet *h, unsigned reg)
 	case REG_STATUS:
 		return h->status;
 	case REG_COUNTER:
-		return hpet_counter_at(h, vclock_now_ns(h->cfg.clock));
+		return hpet_counter_at(h, h->now_ns);
 	}
 	if (reg < REG_TIMER || reg >= REG_TIMER + NR_TIMERS * TIMER_STRIDE)
 		return 0;
@@ -276,14 +283,13 @@ static void hpet_set_legacy(struct hpet *h, bool on)
 
 static void hpet_write_config(struct hpet *h, uint64_t v)
 {
-	uint64_t now = vclock_now_ns(h->cfg.clock);
 	uint32_t was = h->config;
 
 	if ((was & CONFIG_ENABLE) && !(v & CONFIG_ENABLE))
-		h->counter = hpet_counter_at(h, now);
+		h->counter = hpet_counter_at(h, h->now_ns);
 	h->config = v & (CONFIG_ENABLE | CONFIG_LEGACY);
 	if (!(was & CONFIG_ENABLE))
-		h->origin_ns = now;
+		h->origin_ns = h->now_ns;
 	if ((was ^ h->config) & CONFIG_LEGACY)
 		hpet_set_legacy(h, h->config & CONFIG_LEGACY);
 	hpet_update_lines(h);
@@ -300,7 +306,7 @@ static void hpet_write_status(struct hpet *h, uint64_t v)
 static void hpet_write_counter(struct hpet *h, uint64_t v)
 {
 	if (h->config & CONFIG_ENABLE) /* the specification leaves this open; Windows never does */
-		h->origin_ns = vclock_now_ns(h->cfg.clock);
+		h->origin_ns = h->now_ns;
 	h->counter = v;
 	hpet_arm_all(h);
 }
@@ -377,7 +383,7 @@ static uint64_t hpet_read(void *opaque, uint64_t off, unsigned size)
 	struct hpet *h = opaque;
 	uint64_t v;
 
-	pthread_mutex_lock(&h->lock);
+	hpet_lock(h);
 	v = hpet_reg_read(h, off & ~7ull);
 	pthread_mutex_unlock(&h->lock);
 	return v >> (off & 7) * 8;
@@ -393,7 +399,7 @@ static void hpet_write(void *opaque, uint64_t off, uint64_t value, unsigned size
 
 	if (size < 4 || (off & (size - 1)))
 		return;
-	pthread_mutex_lock(&h->lock);
+	hpet_lock(h);
 	hpet_catch_up(h);
 	if (size == 4) {
 		old = reg == REG_STATUS ? 0 : hpet_reg_read(h, reg);
@@ -409,7 +415,7 @@ static const struct io_ops hpet_ops = {.read = hpet_read, .write = hpet_write, .
 
 void hpet_reset(struct hpet *h)
 {
-	pthread_mutex_lock(&h->lock);
+	hpet_lock(h);
 	if (h->config & CONFIG_LEGACY)
 		hpet_set_legacy(h, false);
 	h->config = h->status = 0;
@@ -467,7 +473,7 @@ void hpet_destroy(struct hpet *h)
 static void hpet_timer_state(struct state *s, struct hpet_timer *t)
 {
 	/* A match whose interrupt was still on its way when the clock stopped. */
-	bool due = t->armed && t->deadline_ns <= vclock_now_ns(t->hpet->cfg.clock);
+	bool due = t->armed && t->deadline_ns <= t->hpet->now_ns;
 
 	state_enter(s, "timer", 2);
 	state_u64(s, "config", &t->config);
@@ -489,7 +495,7 @@ static void hpet_timer_state(struct state *s, struct hpet_timer *t)
 
 void hpet_state(struct state *s, struct hpet *h)
 {
-	pthread_mutex_lock(&h->lock);
+	hpet_lock(h);
 	state_enter(s, "hpet", 1);
 	state_u32(s, "config", &h->config);
 	state_u32(s, "status", &h->status);
@@ -507,7 +513,7 @@ void hpet_state(struct state *s, struct hpet *h)
 		hpet_arm_all(h);
 		for (unsigned n = 0; n < NR_TIMERS; n++)
 			if (h->t[n].loaded_due && h->t[n].armed)
-				hpet_timer_due_now(&h->t[n]);
+				hpet_timer_due(&h->t[n]);
 	}
 	pthread_mutex_unlock(&h->lock);
 }
