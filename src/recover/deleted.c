@@ -86,6 +86,34 @@ uint64_t volume_room(struct rec *r, uint64_t size)
 	return sum / MAX(size, 1ull) + 1;
 }
 
+static int by_vol(const void *a, const void *b)
+{
+	const struct vmfs_fd_place *x = a, *y = b;
+
+	return x->vol < y->vol ? -1 : x->vol > y->vol;
+}
+
+/* Those whose places are known, in the order they lie: their addresses jump about. */
+static void look_known(struct rec *r)
+{
+	const struct vmfs_plan *p = vmfs_plan(r->v);
+	struct vmfs_fd_place *list = malloc(MAX(p->nr_fds, (size_t)1) * sizeof(*list));
+
+	if (!list)
+		return;
+	if (p->nr_fds)
+		memcpy(list, p->fd, p->nr_fds * sizeof(*list));
+	qsort(list, p->nr_fds, sizeof(*list), by_vol);
+	for (size_t i = 0; i < p->nr_fds; i++) {
+		add_descriptor(r, list[i].addr);
+		if (i % 1024 == 0)
+			rec_tell(r, REC_PHASE_TREE, i, p->nr_fds);
+		if (i % 1024 == 0 && rec_stopped(r))
+			break;
+	}
+	free(list);
+}
+
 static void look_everywhere(struct rec *r)
 {
 	const struct vmfs_plan *p = vmfs_plan(r->v);
@@ -93,8 +121,7 @@ static void look_everywhere(struct rec *r)
 	uint64_t most = volume_room(r, p->geo.fd_size) / MAX(per_cluster, 1u) + 2;
 	unsigned misses = 0;
 
-	for (size_t i = 0; i < p->nr_fds; i++)
-		add_descriptor(r, p->fd[i].addr);
+	look_known(r);
 	for (uint32_t c = 0; c < 65536 && c < most && misses < 2; c++) {
 		misses = look_cluster(r, c, per_cluster) ? 0 : misses + 1;
 		if (c % 16 == 0)

@@ -434,7 +434,8 @@ static int take_plan(struct rec *r, struct vmfs_plan *p)
 	p->run = malloc(MAX(own->nr_runs, 1u) * sizeof(*p->run));
 	if (!p->run)
 		return -ENOMEM;
-	memcpy(p->run, own->run, own->nr_runs * sizeof(*p->run));
+	if (own->nr_runs)
+		memcpy(p->run, own->run, own->nr_runs * sizeof(*p->run));
 	p->nr_runs = own->nr_runs;
 	return 0;
 }
