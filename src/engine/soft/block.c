@@ -628,9 +628,10 @@ struct block *block_lookup_slow(struct cpu *cpu, gva_t lin)
 /* --- longer blocks -------------------------------------------------------------------------------
  */
 
+/* One that leads somewhere else: whether it was taken is to be seen from RIP. */
 static bool is_jcc(const struct insn *in)
 {
-	return insn_rows[in->id].xlat == XLAT_JCC && in->opsize == 8;
+	return insn_rows[in->id].xlat == XLAT_JCC && in->opsize == 8 && in->imm;
 }
 
 /* b: the instructions so far; where they are. */

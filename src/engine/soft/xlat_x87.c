@@ -95,6 +95,9 @@ void xlat_x87_settle(struct cpu *cpu, const struct xblock *xb, unsigned index)
 	while (index--) {
 		const struct insn *in = &xb->b->insns[index];
 
+		if (xb->site[index]
+			    .interp) /* it did that, and may have set pointers itself since */
+			return;
 		if (!notes(in))
 			continue;
 		cpu->x87.ip = xb->lin + xb->site[index].next - in->len;
