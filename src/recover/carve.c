@@ -6,7 +6,7 @@
  * is known is no find.
  *
  * Some finds belong to a deleted file whose addresses were wiped: a text, or a disk, of exactly its
- * length.  Then that file gets the bytes. */
+ * length.  Then that file gets the bytes.  The rest is listed after a full scan only. */
 #include "recover/internal.h"
 
 #include "block/blk.h"
@@ -401,7 +401,7 @@ int carve_find(struct rec *r, struct error *err)
 	for (size_t i = 0; i < c.n && !rec_stopped(r); i++) {
 		if (is_copy(&c, &c.v[i]))
 			continue;
-		if (!give_to_owner(&c, &c.v[i]))
+		if (!give_to_owner(&c, &c.v[i]) && r->depth == REC_FULL)
 			make_node(&c, &c.v[i]);
 	}
 	free(c.v);

@@ -532,7 +532,7 @@ int tree_build(struct rec *r, struct error *err)
 		return err_set(err, EINTR, "stopped; what was found is kept");
 	if (r->v && r->depth > REC_AS_IS)
 		e = deleted_find(r, err);
-	if (!e && r->depth == REC_FULL)
+	if (!e && r->depth > REC_AS_IS)
 		e = carve_find(r, err);
 	if (!e)
 		e = group_build(r, err);

@@ -144,6 +144,49 @@ TEST(pieces_of_a_wiped_file_are_listed)
 	rf_close();
 }
 
+/* A VMX of almost 2 KiB lies in a sub-block on VMFS5, which a delete leaves as it is. */
+static void make_deleted_vmx(unsigned grade)
+{
+	char script[8192];
+	size_t n;
+
+	n = (size_t)snprintf(script, sizeof(script),
+			     FORMAT("5") "mkdir /vm\nfile /vm/l.vmx layout=sub text=\""
+					 "config.version = \\\"8\\\"\\n"
+					 "virtualHW.version = \\\"8\\\"\\n"
+					 "displayName = \\\"Lost\\\"\\n");
+	for (unsigned i = 0; i < 60; i++)
+		n += (size_t)snprintf(script + n, sizeof(script) - n,
+				      "pad%02u = \\\"xxxxxxxxxxxxxxxxxxxx\\\"\\n", i);
+	snprintf(script + n, sizeof(script) - n, "\"\ndelete /vm grade=%u\n", grade);
+	rf_make(script);
+}
+
+TEST(a_wiped_text_gets_its_bytes_by_length)
+{
+	char buf[64] = "";
+
+	make_deleted_vmx(2);
+	rf_recover("v.img", REC_META);
+	CHECK_EQ(2u, rf_entry("/deleted/vm/l.vmx").grade);
+	CHECK_EQ(REC_INFERRED, rf_entry("/deleted/vm/l.vmx").worst);
+	rf_read("/deleted/vm/l.vmx", buf, 14, 0);
+	CHECK(!strcmp("config.version", buf));
+	rf_close();
+}
+
+TEST(a_text_that_nothing_leads_to_is_carved)
+{
+	struct rec_vm vm;
+
+	make_deleted_vmx(3);
+	rf_recover("v.img", REC_FULL);
+	CHECK_EQ(REC_CARVED, rf_entry("/carved/Lost.vmx").state);
+	CHECK_EQ(0, rec_vm_find(rf_rec, "Lost", &vm, &rf_err));
+	CHECK_EQ(REC_CARVED, vm.state);
+	rf_close();
+}
+
 /* --- overwritten -------------------------------------------------------------------------------
  */
 
