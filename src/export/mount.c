@@ -4,9 +4,9 @@
 #include "base/error.h"
 #include "block/blk.h"
 #include "export/partition.h"
+#include "export/place.h"
 
 #define FUSE_USE_VERSION 35
-#include <dirent.h>
 #include <errno.h>
 #include <fuse.h>
 #include <limits.h>
@@ -195,48 +195,6 @@ static int add_options(struct fuse_args *args, const struct mount_config *cfg)
 	return fuse_opt_add_arg(args, "hv") || fuse_opt_add_arg(args, text);
 }
 
-static int check_directory(const char *dir, struct error *err)
-{
-	DIR *d = opendir(dir);
-	struct dirent *e;
-	bool empty = true;
-
-	if (!d && errno == ENOTDIR)
-		return err_set(err, ENOTDIR, "cannot mount on '%s': it is not a directory", dir);
-	if (!d && errno == ENOTCONN)
-		return err_set(err, ENOTCONN,
-			       "cannot mount on '%s': a mount that died is there (fusermount3 -u "
-			       "'%s' takes it away)",
-			       dir, dir);
-	if (!d)
-		return err_errno(err, errno, "cannot mount on '%s'", dir);
-	while (empty && (e = readdir(d)))
-		empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
-	closedir(d);
-	return empty ? 0
-		     : err_set(err, ENOTEMPTY,
-			       "cannot mount on '%s': it is not empty, and what is in it would be "
-			       "hidden",
-			       dir);
-}
-
-/* What libfuse would say in its own words, or not at all. */
-static int check_place(const struct mount_config *cfg, struct error *err)
-{
-	int r = check_directory(cfg->dir, err);
-
-	if (r < 0)
-		return r;
-	if (access("/dev/fuse", F_OK) < 0)
-		return err_set(
-			err, ENODEV,
-			"cannot mount: there is no /dev/fuse (modprobe fuse; in a container, "
-			"give it that device; 'hv disk serve' needs none)");
-	if (access("/dev/fuse", R_OK | W_OK) < 0)
-		return err_errno(err, errno, "cannot mount: /dev/fuse");
-	return 0;
-}
-
 static int serve(struct fuse *fuse, const struct mount_config *cfg, struct error *err)
 {
 	struct fuse_session *session = fuse_get_session(fuse);
@@ -272,7 +230,7 @@ int mount_serve(const struct mount_config *cfg, struct error *err)
 	shown.blk = cfg->blk;
 	shown.writable = cfg->writable;
 	clock_gettime(CLOCK_REALTIME, &shown.when);
-	r = check_place(cfg, err);
+	r = mount_place_check(cfg->dir, "hv disk serve", err);
 	if (r == 0)
 		r = list_files(err);
 	if (r < 0)

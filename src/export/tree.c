@@ -3,9 +3,9 @@
 
 #include "base/error.h"
 #include "block/blk.h"
+#include "export/place.h"
 
 #define FUSE_USE_VERSION 35
-#include <dirent.h>
 #include <errno.h>
 #include <fuse_lowlevel.h>
 #include <limits.h>
@@ -258,30 +258,6 @@ static const struct fuse_lowlevel_ops operations = {
 /* --- the mount ---------------------------------------------------------------------------------
  */
 
-static int check_place(const char *dir, struct error *err)
-{
-	DIR *d = opendir(dir);
-	struct dirent *e;
-	bool empty = true;
-
-	if (!d)
-		return err_errno(err, errno, "cannot mount on '%s'", dir);
-	while (empty && (e = readdir(d)))
-		empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
-	closedir(d);
-	if (!empty)
-		return err_set(
-			err, ENOTEMPTY,
-			"cannot mount on '%s': it is not empty, and what is in it would be hidden",
-			dir);
-	if (access("/dev/fuse", R_OK | W_OK) < 0)
-		return err_errno(
-			err, errno,
-			"cannot mount: /dev/fuse (modprobe fuse; in a container, give it that "
-			"device)");
-	return 0;
-}
-
 static int add_options(struct fuse_args *args, const char *name, bool allow_other)
 {
 	char text[600], safe[400];
@@ -300,7 +276,7 @@ int tree_mount(struct tree_mount **out, const char *dir, const char *name, bool 
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	struct tree_mount *m = calloc(1, sizeof(*m));
-	int r = m ? check_place(dir, err) : err_errno(err, ENOMEM, "mount");
+	int r = m ? mount_place_check(dir, NULL, err) : err_errno(err, ENOMEM, "mount");
 
 	if (r == 0 && add_options(&args, name, allow_other) < 0)
 		r = err_errno(err, ENOMEM, "mount");
