@@ -144,8 +144,7 @@ static void report(const struct disk_cli *cli, const struct bench *k, uint64_t n
 	} else {
 		printf("%llu requests of %llu bytes in %.3f seconds: %.0f a second, %s/s\n",
 		       (unsigned long long)k->count, (unsigned long long)k->size, s,
-		       (double)k->count / s,
-		       disk_size_text((uint64_t)(bytes / s), rate, sizeof(rate)));
+		       (double)k->count / s, size_text((uint64_t)(bytes / s), rate, sizeof(rate)));
 	}
 }
 

@@ -124,8 +124,8 @@ static int report(const struct disk_cli *cli, const char *path, uint64_t before,
 		json_end(&j);
 	} else if (!cli->quiet) {
 		printf("%s of zeroes freed; the image takes %s, before %s\n",
-		       disk_size_text(freed, a, sizeof(a)), disk_size_text(after, b, sizeof(b)),
-		       disk_size_text(before, c, sizeof(c)));
+		       size_text(freed, a, sizeof(a)), size_text(after, b, sizeof(b)),
+		       size_text(before, c, sizeof(c)));
 	}
 	return HV_EXIT_OK;
 }

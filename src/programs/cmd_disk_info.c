@@ -153,7 +153,7 @@ static void text_snapshot(const struct blk_snapshot *s)
 	if (localtime_r(&t, &tm))
 		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
 	printf("%-9s %-17s %7s %19s %02u:%02u:%02u.%03u\n", s->id, s->name,
-	       disk_size_text(s->vm_state_size, size, sizeof(size)), date, (unsigned)(sec / 3600),
+	       size_text(s->vm_state_size, size, sizeof(size)), date, (unsigned)(sec / 3600),
 	       (unsigned)(sec / 60 % 60), (unsigned)(sec % 60),
 	       (unsigned)(s->vm_clock_ns / 1000000 % 1000));
 }
@@ -203,9 +203,9 @@ static void print_text(struct blk *b)
 	char size[32];
 
 	printf("image: %s\nfile format: %s\n", blk_path(b), info->format);
-	printf("virtual size: %s (%llu bytes)\n", disk_size_text(info->size, size, sizeof(size)),
+	printf("virtual size: %s (%llu bytes)\n", size_text(info->size, size, sizeof(size)),
 	       (unsigned long long)info->size);
-	printf("disk size: %s\n", disk_size_text(disk_file_usage(blk_path(b)), size, sizeof(size)));
+	printf("disk size: %s\n", size_text(disk_file_usage(blk_path(b)), size, sizeof(size)));
 	if (info->encrypted)
 		printf("encrypted: yes\n");
 	if (info->cluster)

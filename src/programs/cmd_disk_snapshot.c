@@ -27,7 +27,7 @@ static void print_one(const struct blk_snapshot *s)
 	if (localtime_r(&t, &tm))
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
 	printf("%-9s %-20s %9s %19s %02llu:%02llu:%02llu.%03llu\n", s->id, s->name,
-	       disk_size_text(s->vm_state_size, size, sizeof(size)), when,
+	       size_text(s->vm_state_size, size, sizeof(size)), when,
 	       (unsigned long long)(s->vm_clock_ns / 3600000000000),
 	       (unsigned long long)(s->vm_clock_ns / 60000000000 % 60),
 	       (unsigned long long)(s->vm_clock_ns / 1000000000 % 60),

@@ -54,8 +54,8 @@ static void print_file(struct recover *rc, const struct rec_entry *e)
 	if (e->grade)
 		printf(", grade %u", e->grade);
 	printf("\nsize:       %" PRIu64 " bytes (%s), ", e->length,
-	       recover_size_text(e->length, text, sizeof(text)));
-	printf("%s stored\n", recover_size_text(e->stored, text, sizeof(text)));
+	       size_text(e->length, text, sizeof(text)));
+	printf("%s stored\n", size_text(e->stored, text, sizeof(text)));
 	printf("changed:    %s\n", recover_time_text(e->mtime, text, sizeof(text)));
 	printf("mode:       %04o, uid %u, gid %u\n", e->mode & 07777, e->uid, e->gid);
 	if (e->fd)
@@ -87,7 +87,7 @@ static void print_volume(struct recover *rc)
 	if (v->version)
 		printf("version:    VMFS%u\n", v->version);
 	printf("size:       %" PRIu64 " bytes (%s)\n", v->size,
-	       recover_size_text(v->size, text, sizeof(text)));
+	       size_text(v->size, text, sizeof(text)));
 	printf("extents:    %u", v->nr_extents);
 	if (v->nr_missing)
 		printf(", and %u missing", v->nr_missing);

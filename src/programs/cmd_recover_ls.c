@@ -76,7 +76,7 @@ static void print_line(struct recover *rc, const struct rec_entry *e)
 		return;
 	}
 	printf("%-10s %9s  %16s  %s%s", state_text(e, state, sizeof(state)),
-	       e->is_dir ? "-" : recover_size_text(e->length, size, sizeof(size)),
+	       e->is_dir ? "-" : size_text(e->length, size, sizeof(size)),
 	       recover_time_text(e->mtime, when, sizeof(when)), name, e->is_dir ? "/" : "");
 	if (e->type == VMFS_SYMLINK && rec_readlink(rc->rec, e->id, target, sizeof(target)) == 0)
 		printf(" -> %s", recover_safe_text(target, safe, sizeof(safe)));
@@ -195,7 +195,7 @@ static int show_one(struct recover *rc, const struct rec_entry *e, bool last, un
 	if (e->is_dir)
 		putchar('/');
 	else
-		printf("  %s", recover_size_text(e->length, size, sizeof(size)));
+		printf("  %s", size_text(e->length, size, sizeof(size)));
 	if (e->state != REC_LIVE)
 		printf("  %s", state_text(e, state, sizeof(state)));
 	if (e->worst != REC_EXACT && !e->is_dir)
@@ -276,7 +276,7 @@ static int tree_work(struct recover *rc)
 			puts(recover_safe_text(path, safe, sizeof(safe)));
 		r = show(rc, e.id, 0, &t, &err);
 		printf("\n%" PRIu64 " directories, %" PRIu64 " files, %s\n", t.dirs, t.files,
-		       recover_size_text(t.bytes, size, sizeof(size)));
+		       size_text(t.bytes, size, sizeof(size)));
 	}
 	return r < 0 ? recover_fail(rc, &err) : HV_EXIT_OK;
 }

@@ -102,8 +102,7 @@ static int show_guest_file(void *opaque, const struct guestfs_file *f)
 		printf("      ... (--in / lists all)\n");
 		return 1;
 	}
-	printf("      %9s  %16s  %s%s\n",
-	       f->is_dir ? "-" : recover_size_text(f->size, size, sizeof(size)),
+	printf("      %9s  %16s  %s%s\n", f->is_dir ? "-" : size_text(f->size, size, sizeof(size)),
 	       recover_time_text(f->mtime > 0 && f->mtime < UINT32_MAX ? (uint32_t)f->mtime : 0,
 				 when, sizeof(when)),
 	       recover_safe_text(f->name, safe, sizeof(safe)),
@@ -146,8 +145,7 @@ static void show_part(struct preview *p, struct guestfs *g, unsigned i,
 			printf("    partition %u: ", part->number);
 		else
 			printf("    no partitions: ");
-		printf("%s at %" PRIu64, recover_size_text(part->len, size, sizeof(size)),
-		       part->start);
+		printf("%s at %" PRIu64, size_text(part->len, size, sizeof(size)), part->start);
 		if (part->mbr_type)
 			printf(", type 0x%02x", part->mbr_type);
 		if (*part->name)
@@ -180,8 +178,7 @@ static int show_disk(struct preview *p, const struct rec_entry *e, struct error 
 			json_number(&p->json, "disk-size", blk_size(b));
 			json_begin(&p->json, "partitions", true);
 		} else {
-			printf("  a disk of %s:\n",
-			       recover_size_text(blk_size(b), size, sizeof(size)));
+			printf("  a disk of %s:\n", size_text(blk_size(b), size, sizeof(size)));
 		}
 		for (unsigned i = 0; i < n; i++)
 			show_part(p, g, i, &part[i]);

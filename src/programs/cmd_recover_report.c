@@ -204,7 +204,7 @@ static void html_head(struct report *p, const struct rec_volume *v)
 		fprintf(opt.html, "<tr><th>kind<td>VMFS%u\n<tr><th>uuid<td><code>%s</code>\n",
 			v->version, uuid);
 		fprintf(opt.html, "<tr><th>size<td>%s\n<tr><th>extents<td>%u found",
-			recover_size_text(v->size, size, sizeof(size)), v->nr_extents);
+			size_text(v->size, size, sizeof(size)), v->nr_extents);
 		if (v->nr_missing)
 			fprintf(opt.html, ", <b>%u missing</b>", v->nr_missing);
 		fprintf(opt.html, "\n<tr><th>metadata<td>%s\n",
@@ -242,7 +242,7 @@ static void html_totals(const struct totals *t)
 	fprintf(opt.html, "<td class=n>%" PRIu64 "</table>\n<table>", t->doubtful);
 	for (unsigned k = 0; k < REC_NR_TRUST; k++)
 		fprintf(opt.html, "<tr><td>%s<td class=n>%s\n", rec_trust_name((enum rec_trust)k),
-			recover_size_text(t->bytes[k], size, sizeof(size)));
+			size_text(t->bytes[k], size, sizeof(size)));
 	fputs("</table>\n", opt.html);
 	bar(t->bytes);
 	key();
@@ -262,7 +262,7 @@ static void html_disk(struct report *p, const struct rec_vm *vm, unsigned i)
 	}
 	fputs("<code>", opt.html);
 	text(path);
-	fprintf(opt.html, "</code> %s", recover_size_text(vm->disk[i].size, size, sizeof(size)));
+	fprintf(opt.html, "</code> %s", size_text(vm->disk[i].size, size, sizeof(size)));
 	if (!vm->disk[i].extent)
 		fputs(" <b>its data were not found</b>", opt.html);
 	else if (rec_entry(p->rc->rec, vm->disk[i].extent, &e, NULL) == 0)
@@ -300,7 +300,7 @@ static int html_file(struct report *p, const struct rec_entry *e)
 	fprintf(opt.html, "</code><td>%s", rec_state_name(e->state));
 	if (e->grade)
 		fprintf(opt.html, " (%u)", e->grade);
-	fprintf(opt.html, "<td class=n>%s<td>", recover_size_text(e->length, size, sizeof(size)));
+	fprintf(opt.html, "<td class=n>%s<td>", size_text(e->length, size, sizeof(size)));
 	bar(e->bytes);
 	if (e->worst != REC_EXACT)
 		text(recover_trust_text(e, trust, sizeof(trust)));

@@ -49,7 +49,7 @@ static void print_volumes(struct recover *rc)
 			printf("VMFS%u ", v->version);
 		printf("\"%s\" %s, %s, %u extent%s",
 		       recover_safe_text(v->label ?: "", label, sizeof(label)), uuid,
-		       recover_size_text(v->size, size, sizeof(size)), v->nr_extents,
+		       size_text(v->size, size, sizeof(size)), v->nr_extents,
 		       v->nr_extents == 1 ? "" : "s");
 		if (v->nr_missing)
 			printf(", %u missing", v->nr_missing);
@@ -98,7 +98,7 @@ static int print_vm(void *opaque, const struct rec_vm *vm)
 			snprintf(path, sizeof(path), "?");
 		printf("\n   %-8s %s, %s%s", vm->disk[i].slot ?: "",
 		       recover_safe_text(path, safe, sizeof(safe)),
-		       recover_size_text(vm->disk[i].size, size, sizeof(size)),
+		       size_text(vm->disk[i].size, size, sizeof(size)),
 		       vm->disk[i].extent ? "" : " (its data were not found)");
 	}
 	putchar('\n');
@@ -245,8 +245,7 @@ static void print_carved(struct carved *c, const struct rec_entry *e)
 
 	if (rec_path(c->rc->rec, e->id, path, sizeof(path)) < 0)
 		return;
-	printf("%-18s %9s  %s  [%s]\n", e->what ?: "?",
-	       recover_size_text(e->length, size, sizeof(size)),
+	printf("%-18s %9s  %s  [%s]\n", e->what ?: "?", size_text(e->length, size, sizeof(size)),
 	       recover_safe_text(path, safe, sizeof(safe)),
 	       recover_trust_text(e, trust, sizeof(trust)));
 }

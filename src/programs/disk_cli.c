@@ -53,20 +53,6 @@ void disk_say(const struct disk_cli *cli, const char *fmt, ...)
 	va_end(ap);
 }
 
-const char *disk_size_text(uint64_t bytes, char *buf, size_t cap)
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-	double v = (double)bytes;
-	unsigned u = 0;
-
-	while (v >= 1000 && u + 1 < ARRAY_SIZE(units)) {
-		v /= 1024;
-		u++;
-	}
-	snprintf(buf, cap, "%.3g %s", v, units[u]);
-	return buf;
-}
-
 uint64_t disk_file_usage(const char *path)
 {
 	struct stat st;
@@ -330,7 +316,7 @@ static void show_progress(void *opaque, uint64_t done, uint64_t total)
 		left = (double)(total - done) / rate;
 	fprintf(stderr, "\r  %6.2f%%  %9s/s  %u:%02u left ",
 		total ? 100.0 * (double)done / (double)total : 100.0,
-		disk_size_text((uint64_t)rate, text, sizeof(text)), (unsigned)left / 60,
+		size_text((uint64_t)rate, text, sizeof(text)), (unsigned)left / 60,
 		(unsigned)left % 60);
 	p->shown = true;
 }

@@ -7,6 +7,7 @@
 #include "block/image.h"
 #include "disk/team.h"
 #include "programs/json_out.h"
+#include "programs/size_text.h"
 
 #include <getopt.h>
 
@@ -108,6 +109,5 @@ int disk_parse_threads(const struct disk_cli *cli, const char *text, struct disk
 const char *disk_snapshot_name(const char *text); /* "x", "snapshot.name=x": "x" */
 void disk_progress_end(struct disk_progress *p);
 
-const char *disk_size_text(uint64_t bytes, char *buf, size_t cap); /* "1.5 GiB" */
 /* The space a file takes on this host, or 0 when it is none. */
 uint64_t disk_file_usage(const char *path);

@@ -63,20 +63,6 @@ void recover_say(const struct recover *rc, const char *fmt, ...)
 	va_end(ap);
 }
 
-const char *recover_size_text(uint64_t bytes, char *buf, size_t cap)
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-	double v = (double)bytes;
-	unsigned u = 0;
-
-	while (v >= 1000 && u + 1 < ARRAY_SIZE(units)) {
-		v /= 1024;
-		u++;
-	}
-	snprintf(buf, cap, "%.3g %s", v, units[u]);
-	return buf;
-}
-
 const char *recover_time_text(uint32_t when, char *buf, size_t cap)
 {
 	time_t t = when;
@@ -127,7 +113,7 @@ const char *recover_trust_text(const struct rec_entry *e, char *buf, size_t cap)
 		if (!e->bytes[t] || used >= cap)
 			continue;
 		n = snprintf(buf + used, cap - used, "%s%s %s", used ? ", " : "",
-			     recover_size_text(e->bytes[t], size, sizeof(size)),
+			     size_text(e->bytes[t], size, sizeof(size)),
 			     rec_trust_name((enum rec_trust)t));
 		used += n > 0 ? (size_t)n : 0;
 	}
@@ -523,15 +509,14 @@ static void draw(struct shown *s, const struct rec_progress *p, uint64_t now)
 
 	fprintf(stderr, "\r%s: %5.1f %%, %s", phases[p->phase],
 		p->total ? 100.0 * (double)p->done / (double)p->total : 0,
-		recover_size_text(p->done, done, sizeof(done)));
+		size_text(p->done, done, sizeof(done)));
 	if (rate > 0)
 		fprintf(stderr, ", %s/s, %" PRIu64 ":%02" PRIu64 " left",
-			recover_size_text((uint64_t)rate, speed, sizeof(speed)), left / 60,
-			left % 60);
+			size_text((uint64_t)rate, speed, sizeof(speed)), left / 60, left % 60);
 	fprintf(stderr, ", %" PRIu64 " records", p->hits);
 	if (p->unreadable_bytes)
 		fprintf(stderr, ", %s unreadable",
-			recover_size_text(p->unreadable_bytes, speed, sizeof(speed)));
+			size_text(p->unreadable_bytes, speed, sizeof(speed)));
 	fputs("\033[K", stderr);
 	s->any = true;
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "block/blk.h"
 #include "programs/json_out.h"
+#include "programs/size_text.h"
 #include "recover/recover.h"
 
 #include <getopt.h>
@@ -96,7 +97,6 @@ int recover_find(struct recover *rc, struct rec_entry *e, struct error *err);
 int recover_usage(const struct recover *rc, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int recover_fail(const struct recover *rc, const struct error *err); /* HV_EXIT_FAILED */
 void recover_say(const struct recover *rc, const char *fmt, ...) PRINTF_LIKE(2, 3);
-const char *recover_size_text(uint64_t bytes, char *buf, size_t cap);
 const char *recover_time_text(uint32_t when, char *buf, size_t cap);
 /* Text from a disk, for a terminal or a file: control characters and bytes that are no UTF-8
  * become '?'.  In buf. */

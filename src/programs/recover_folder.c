@@ -218,7 +218,7 @@ static void show_text(struct show *s, const struct source_entry *e, bool last)
 
 	recover_safe_text(e->name, name, sizeof(name));
 	if (e->has_size)
-		recover_size_text(e->size, size, sizeof(size));
+		size_text(e->size, size, sizeof(size));
 	else
 		strcpy(size, "-");
 	if (s->tree)
@@ -292,7 +292,7 @@ int recover_folder_show(struct recover *rc, bool tree, bool names)
 		json_end(&s.json);
 	else if (tree && r == 0)
 		printf("\n%" PRIu64 " directories, %" PRIu64 " files, %s\n", s.dirs, s.files,
-		       recover_size_text(s.bytes, size, sizeof(size)));
+		       size_text(s.bytes, size, sizeof(size)));
 	return r < 0 ? recover_fail(rc, &err) : HV_EXIT_OK;
 }
 
