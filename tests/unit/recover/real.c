@@ -55,6 +55,12 @@ static void survives(const char *name, const struct fault *f, unsigned n)
 #define V6 "vmfs6-esxi.bin"
 #define AT 0x1100000 /* of volume offset 0 */
 
+__attribute__((constructor)) static void unpack_both(void)
+{
+	(void)rf_unpack(V5);
+	(void)rf_unpack(V6);
+}
+
 // clang-format off
 SURVIVES(vmfs5_without_lvm_header, V5, {0x100000, 512})
 SURVIVES(vmfs5_without_lvm_tables, V5, {0x100000, 0x200000})

@@ -208,22 +208,34 @@ static inline void rf_check_pattern(const char *path, uint64_t seed, uint64_t le
 /* --- the real volumes --------------------------------------------------------------------------
  */
 
-/* Unpacked into the directory; skips where they are not.  $TRIVISOR_SAMPLES names the folder of
- * image formats' samples or the one around it. */
-static inline void rf_sample(const char *name)
+/* Unpacks one, once for all tests of the program; false: it is not there.  $TRIVISOR_SAMPLES names
+ * the folder of image formats' samples or the one around it. */
+static inline bool rf_unpack(const char *name)
 {
-	const char *root = getenv("TRIVISOR_SAMPLES"), *to = rf_path(name);
 	static const char *const at[] = {"", "/vmfs", "/../vmfs"};
+	const char *root = getenv("TRIVISOR_SAMPLES");
 	char from[512], cmd[1200];
 
 	for (unsigned i = 0; root && i < ARRAY_SIZE(at); i++) {
 		snprintf(from, sizeof(from), "%s%s/%s.gz", root, at[i], name);
 		if (access(from, R_OK))
 			continue;
-		snprintf(cmd, sizeof(cmd), "gzip -dc '%s' | cp --sparse=always /dev/stdin '%s'",
-			 from, to);
-		CHECK_EQ(0, system(cmd));
-		return;
+		snprintf(cmd, sizeof(cmd),
+			 "gzip -dc '%s' | cp --sparse=always /dev/stdin '%s.whole'", from,
+			 rf_path(name));
+		return system(cmd) == 0;
 	}
-	SKIP("TRIVISOR_SAMPLES does not lead to the real volumes");
+	return false;
+}
+
+/* A fresh copy for this test; skips where there is none. */
+static inline void rf_sample(const char *name)
+{
+	char cmd[1200], whole[300];
+
+	snprintf(whole, sizeof(whole), "%s/%s.whole", rf_dir, name);
+	if (!rf_owner || access(whole, R_OK))
+		SKIP("TRIVISOR_SAMPLES does not lead to the real volumes");
+	snprintf(cmd, sizeof(cmd), "cp --sparse=always '%s' '%s'", whole, rf_path(name));
+	CHECK_EQ(0, system(cmd));
 }
