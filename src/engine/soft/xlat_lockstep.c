@@ -120,6 +120,12 @@ static bool log_push(struct cpu *cpu, struct xlat_lockstep *l)
 	return log_write(cpu, l, (cpu->gpr[X86_RSP] - word) & cpu->sp_mask, word);
 }
 
+/* What POP, RET and LEAVE read. */
+static bool log_pop(struct cpu *cpu, unsigned reg)
+{
+	return ld_ptr(cpu, cpu->gpr[reg] & cpu->sp_mask, cpu->mode == INSN_MODE_64 ? 8 : 4) != NULL;
+}
+
 static bool leaves_page(gva_t lin, uint64_t n)
 {
 	return lin % PAGE_SIZE + n > PAGE_SIZE;
@@ -156,6 +162,11 @@ static bool log_insn(struct cpu *cpu, struct xlat_lockstep *l, const struct insn
 		return log_push(cpu, l);
 	case XLAT_PUSH:
 		return log_operand(cpu, l, in) && log_push(cpu, l);
+	case XLAT_POP:
+	case XLAT_RET:
+		return log_pop(cpu, X86_RSP);
+	case XLAT_LEAVE:
+		return log_pop(cpu, X86_RBP);
 	case XLAT_STRING:
 		return log_string(cpu, l, in);
 	case XLAT_CALLIND:
