@@ -47,7 +47,7 @@ class Guest:
     """One run of Linux: .log is the serial console, .status the exit status."""
 
     def __init__(self, append, kernel='vmlinux', initrd='initrd.gz', extra=(), no_reboot=True,
-                 crypto_tests=False):
+                 crypto_tests=False, timeout=TIMEOUT):
         need(kernel, initrd)
         if not crypto_tests: # they take seconds and no two runs need them
             append += ' cryptomgr.notests'
@@ -56,7 +56,7 @@ class Guest:
             r = subprocess.run(
                 [hv, 'run', '--kernel', assets / kernel, '--initrd', assets / initrd,
                  '--append', f'console=ttyS0 panic=-1 {append}', '--serial', f'file={log}',
-                 '--timeout', str(TIMEOUT), '--stats', *(['--no-reboot'] if no_reboot else []),
+                 '--timeout', str(timeout), '--stats', *(['--no-reboot'] if no_reboot else []),
                  *extra, *options],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
             self.log = log.read_text(errors='replace') if log.exists() else ''
@@ -96,7 +96,7 @@ def case_boot(kernel='vmlinux'):
 
 def case_lockstep():
     """Each block interpreted and translated; hv aborts at the first difference."""
-    g = Guest('quiet test=none')
+    g = Guest('quiet test=none', timeout=3000)
     expect_end(g, f'INIT-OK cpus={cpus()} ')
     m = re.search(r'(\d+) instructions compared', g.said)
     ok('100 million instructions came out the same', m and int(m[1]) >= 100_000_000, g.said)
