@@ -182,13 +182,25 @@ static void copy_vex(struct xgen *g, const struct insn *in, const struct insn_ro
 		x8(g, (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7)));
 }
 
-static void legacy_op(const struct insn *in, const struct insn_row *row, struct xop *o)
+/* With one vCPU nobody else does read-modify-write on guest memory, and one host instruction is
+ * atomic for its own thread without LOCK.  What is left is LOCK as a fence between this vCPU and
+ * device threads: idioms that change nothing, or the stack.  docs/engine.md "LOCK". */
+static bool needs_lock(const struct xgen *g, const struct insn *in)
+{
+	bool changes_nothing = in->map == MAP_1 && (in->opcode & 0xfc) == 0x80 && !in->imm;
+	bool xchg = in->map == MAP_1 && (in->opcode & 0xfe) == 0x86;
+
+	return g->cpu->vm->nr_cpus > 1 || xchg || changes_nothing ||
+	       in->base == CPU_GPR_OFF(X86_RSP);
+}
+
+static void legacy_op(const struct xgen *g, const struct insn *in, struct xop *o)
 {
 	*o = (struct xop){.map = in->map,
 			  .opcode = in->opcode,
 			  .prefix = in->prefix,
 			  .p66 = in->opsize == 2,
-			  .lock = in->flags & INSN_LOCK,
+			  .lock = in->flags & INSN_LOCK && needs_lock(g, in),
 			  .w = in->flags & INSN_REXW,
 			  .rex = in->flags & INSN_REX};
 }
@@ -250,7 +262,7 @@ static void copy_legacy(struct xgen *g, const struct insn *in, const struct insn
 	struct xop o;
 	unsigned reg = r->reg >= 0 ? encoded(s, r->reg, in->reg) : in->modrm >> 3 & 7;
 
-	legacy_op(in, row, &o);
+	legacy_op(g, in, &o);
 	if (copy_short(g, in, &o, reg, m))
 		return;
 	if (!has_modrm(row) && r->reg >= 0) {
@@ -307,9 +319,7 @@ static void lea(struct xgen *g, const struct insn *in)
 {
 	unsigned n = in->reg / 8, to = host_reg(n) == H_NONE ? T0 : (unsigned)host_reg(n);
 
-	xlat_ea(g, in, in->opsize == 2 ? T0 : to);
-	if (in->opsize == 4)
-		x_op_reg(g, &(struct xop){.map = MAP_1, .opcode = 0x89}, to, to);
+	xlat_ea(g, in, to, in->opsize == 4);
 	store_guest(g, n, to);
 }
 

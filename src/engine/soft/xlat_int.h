@@ -381,8 +381,8 @@ bool xlat_is_moffs(const struct insn *in);
 uint32_t xlat_tlb_lookup(struct xgen *g, bool write);
 /* The rel32 at `at` leads to the interpretation of the current instruction. */
 void xlat_slow(struct xgen *g, uint32_t at, bool back);
-/* The effective address alone, into reg. */
-void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg);
+/* The effective address alone, into reg; half: its low 32 bits. */
+void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg, bool half);
 
 /* --- templates ---------------------------------------------------------------------------------
  */

@@ -109,13 +109,19 @@ static int reg_or_load(struct xgen *g, int n, unsigned tmp)
 	return (int)tmp;
 }
 
-/* to = base + index << scale + disp, with T0 and T1 as scratch; to is one of them.  No flags. */
+/* base + index << scale + disp, with T0 and T1 as scratch.  No flags. */
+static struct xmem ea_sum(struct xgen *g, const struct insn *in, const struct ea *ea, int32_t disp)
+{
+	int base = reg_or_load(g, ea->base, T0), index = reg_or_load(g, ea->index, T1);
+
+	return (struct xmem){
+		.base = (int8_t)base, .index = (int8_t)index, .scale = in->scale, .disp = disp};
+}
+
 static void ea_compute(struct xgen *g, const struct insn *in, const struct ea *ea, unsigned to,
 		       int32_t disp)
 {
-	int base = reg_or_load(g, ea->base, T0), index = reg_or_load(g, ea->index, T1);
-	const struct xmem m = {
-		.base = (int8_t)base, .index = (int8_t)index, .scale = in->scale, .disp = disp};
+	const struct xmem m = ea_sum(g, in, ea, disp);
 
 	x_lea_word(g, to, &m);
 }
@@ -136,7 +142,10 @@ static void ea_both(struct xgen *g, const struct insn *in, const struct ea *ea, 
 
 	if (!scratch) {
 		ea_compute(g, in, ea, T1, ea->disp);
-		ea_compute(g, in, ea, T0, ea->disp + (int32_t)size - 1);
+		if (size > 1)
+			ea_compute(g, in, ea, T0, ea->disp + (int32_t)size - 1);
+		else
+			x_mov(g, T0, T1);
 		return;
 	}
 	ea_compute(g, in, ea, T0, ea->disp);
@@ -338,13 +347,19 @@ uint32_t xlat_lookup_span(struct xgen *g, unsigned reg, int32_t disp, unsigned s
 	return xlat_tlb_lookup(g, write);
 }
 
-void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg)
+void xlat_ea(struct xgen *g, const struct insn *in, unsigned reg, bool half)
 {
+	struct xmem m;
 	struct ea ea;
 
 	ea_of(g, in, &ea);
-	if (ea.known || in->base == CPU_OFF(rip))
-		x_mov_imm(g, reg, ea.at);
+	if (ea.known || in->base == CPU_OFF(rip)) {
+		x_mov_imm(g, reg, half ? (uint32_t)ea.at : ea.at);
+		return;
+	}
+	m = ea_sum(g, in, &ea, ea.disp);
+	if (half)
+		x_lea32(g, reg, &m);
 	else
-		ea_compute(g, in, &ea, reg, ea.disp);
+		x_lea_word(g, reg, &m);
 }

@@ -79,7 +79,7 @@ void xlat_x87_note(struct xgen *g, const struct insn *in)
 	if (!notes(in))
 		return;
 	if (in->flags & INSN_MEM) {
-		xlat_ea(g, in, T0);
+		xlat_ea(g, in, T0, false);
 		x_store(g, &dp, T0);
 		copy_selector(g, &ds, in->seg);
 	}
