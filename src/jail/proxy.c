@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum proxy_op { OP_READ = 1, OP_EXTENT, OP_BAD };
-enum { PROXY_MAGIC = 0x74767078, PROXY_PIECE = 1 * MiB, PROXY_WORDS = 256 };
+enum { PROXY_MAGIC = 0x74767078, PROXY_PIECE = 1 * MiB, PROXY_WORDS = 512 };
 
 struct request {
 	uint32_t op, reserved;
