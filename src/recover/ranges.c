@@ -221,8 +221,8 @@ static bool on_missing_extent(struct rec *r, const struct vmfs_range *v)
 }
 
 /* A range of which the reader knows no place. */
-static void placeless(struct rec *r, const struct node *n, const struct vmfs_range *v,
-		      struct rec_range *x)
+static void placeless(struct rec *r, const struct node *n, const struct vmfs_inode *in,
+		      const struct vmfs_range *v, struct rec_range *x)
 {
 	if (v->kind == VMFS_RANGE_LOST && on_missing_extent(r, v))
 		mark(x, REC_UNREADABLE, v->why);
@@ -234,6 +234,8 @@ static void placeless(struct rec *r, const struct node *n, const struct vmfs_ran
 		mark(x, REC_UNKNOWN, "its pointer block was not found");
 	else if (n->inode && v->kind != VMFS_RANGE_RESIDENT)
 		mark(x, REC_INFERRED, "by a pointer block that was nobody's");
+	else if (v->kind == VMFS_RANGE_ZERO && !in->nr_tbz)
+		mark(x, REC_INFERRED, "its address says to be zeroed, its descriptor counts none");
 }
 
 static void data_range(struct rec *r, const struct node *n, const struct vmfs_inode *in,
@@ -291,7 +293,7 @@ int node_range(struct rec *r, uint32_t node, const struct vmfs_inode *in, uint64
 	if (v.kind == VMFS_RANGE_DATA)
 		data_range(r, n, in, &v, x);
 	else
-		placeless(r, n, &v, x);
+		placeless(r, n, in, &v, x);
 	return 0;
 }
 

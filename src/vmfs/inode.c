@@ -38,6 +38,7 @@ static void parse_fields(const struct vmfs_geometry *g, const uint8_t *m, struct
 	in->gid = le32_load(m + FS_FD_GID);
 	in->mode = le32_load(m + FS_FD_MODE);
 	in->zla = le32_load(m + FS_FD_ZLA);
+	in->nr_tbz = le32_load(m + FS_FD_TBZ);
 	in->parent = g->version == 6 ? le32_load(m + FS_FD_PARENT) : 0;
 	in->resident = in->zla == FS_ZLA_RESIDENT;
 	in->block_shift = block_shift(g, in, m[FS_FD_BLOCK_SHIFT]);

@@ -182,6 +182,7 @@ struct vmfs_inode {
 	uint32_t mtime, ctime, atime; /* seconds, 1970 */
 	uint32_t uid, gid, mode;
 	uint32_t zla;
+	uint32_t nr_tbz;      /* addresses that are to be zeroed */
 	unsigned block_shift; /* bytes of the file one address stands for, as a power of two */
 	uint32_t parent;      /* VMFS6; 0: not known */
 	uint64_t token;       /* of its lock: later writes have larger ones */
