@@ -128,6 +128,7 @@ static int before(struct recover *rc)
  */
 
 enum { PIECE = MiB, SAFE_STEP = 64 * MiB };
+#define LONGEST (64ull << 40) /* VMFS allows 62 TiB */
 
 struct copying {
 	struct recover *rc;
@@ -176,14 +177,34 @@ static int settle(const struct copying *c, uint64_t off)
 	return 0;
 }
 
+/* Bytes from off on that are zeroes and need not be read: all that is said of a wrong length. */
+static uint64_t zeroes_at(const struct copying *c, uint64_t off, uint64_t size)
+{
+	enum blk_extent what = BLK_EXT_DATA;
+	uint64_t len = size - off;
+
+	if (c->md || blk_extent(c->b, off, &len, &what) < 0 || what == BLK_EXT_DATA)
+		return 0;
+	return len;
+}
+
 static int copy_bytes(struct copying *c, const char *name, struct error *err)
 {
-	uint64_t size = blk_size(c->b), there = already_there(c, size);
+	uint64_t size = blk_size(c->b), there = already_there(c, size), skip;
 	int r = there == 0 && ftruncate(c->fd, 0) < 0 ? -errno : 0;
 
+	if (size > LONGEST)
+		return err_set(err, EFBIG,
+			       "'%s' cannot be %" PRIu64 " bytes long: its length is wrong", name,
+			       size);
 	for (uint64_t off = 0; off < size && r == 0;) {
-		size_t n = (size_t)MIN((uint64_t)PIECE, size - off);
+		size_t n = (size_t)MIN(PIECE - off % PIECE, size - off);
 
+		skip = zeroes_at(c, off, size);
+		if (skip > n) {
+			off += skip;
+			continue;
+		}
 		if (off >= there || c->md) {
 			r = blk_read(c->b, c->buf, n, off);
 			if (r < 0)
