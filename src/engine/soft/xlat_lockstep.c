@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TRIES = 4, WRITE_MAX = 64 };
+enum { TRIES = 4, WRITE_MAX = PAGE_SIZE };
 
 struct written {
 	uint8_t *p;
@@ -134,22 +134,23 @@ static bool leaves_page(gva_t lin, uint64_t n)
 static bool log_string(struct cpu *cpu, struct xlat_lockstep *l, const struct insn *in)
 {
 	const struct insn_row *row = &insn_rows[in->id];
-	uint64_t *gpr = cpu->gpr, n = in->opsize;
+	uint64_t mask = cpu->mode == INSN_MODE_64 ? ~0ull : ~0u, n = in->opsize;
+	gva_t from = cpu->gpr[X86_RSI] & mask, to = cpu->gpr[X86_RDI] & mask;
 
 	if (in->flags & (INSN_REP | INSN_REPNE))
-		n *= MIN(gpr[X86_RCX], WRITE_MAX + 1); /* more is too much */
+		n *= MIN(cpu->gpr[X86_RCX] & mask, WRITE_MAX + 1); /* more is too much */
 	if (!n)
 		return true;
 	if (n > WRITE_MAX || cpu->rflags & RFLAGS_DF || !(in->flags & INSN_FLAT) ||
-	    in->seg >= X86_FS || leaves_page(gpr[X86_RSI], n) || leaves_page(gpr[X86_RDI], n))
+	    in->seg >= X86_FS || leaves_page(from, n) || leaves_page(to, n))
 		return false;
 	for (unsigned i = 0; i < row->nr_ops; i++)
-		if (row->op[i].kind == OP_STR_SRC && !ld_ptr(cpu, gpr[X86_RSI], (unsigned)n))
+		if (row->op[i].kind == OP_STR_SRC && !ld_ptr(cpu, from, (unsigned)n))
 			return false;
 	if (row->op[0].kind == OP_STR_DST && row->op[0].access & OP_WRITE)
-		return log_write(cpu, l, gpr[X86_RDI], (unsigned)n);
+		return log_write(cpu, l, to, (unsigned)n);
 	for (unsigned i = 0; i < row->nr_ops; i++)
-		if (row->op[i].kind == OP_STR_DST && !ld_ptr(cpu, gpr[X86_RDI], (unsigned)n))
+		if (row->op[i].kind == OP_STR_DST && !ld_ptr(cpu, to, (unsigned)n))
 			return false;
 	return true;
 }
