@@ -54,7 +54,8 @@ void xlat_written(struct cpu *cpu, struct mem_page *page, unsigned offset, unsig
 void xlat_forget_page(struct cpu *cpu, struct mem_page *page);
 /* The block is decoded from bytes that are no longer there. */
 void xlat_forget_block(struct cpu *cpu, struct block *b);
-/* Any thread: code in the page was written, and its gen raised.  To every vCPU but one: CPU_EV_CODE. */
+/* Any thread: code in the page was written, and its gen raised.  To every vCPU but one:
+ * CPU_EV_CODE. */
 void xlat_tell_written(struct soft_vm *vm, const struct cpu *but, struct mem_page *page);
 /* CPU_EV_CODE: others have written code.  Drop what was made of it. */
 void xlat_check_pages(struct cpu *cpu);
