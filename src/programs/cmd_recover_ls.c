@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 static struct {
@@ -151,30 +150,6 @@ const struct recover_command recover_ls = {
 
 enum { MAX_DEPTH = 64 };
 
-struct branch {
-	struct rec_entry *list;
-	size_t n, cap;
-	bool all_of_it;
-};
-
-static int collect(void *opaque, const struct rec_entry *e)
-{
-	struct branch *b = opaque;
-	struct rec_entry *more;
-
-	if (hidden(e))
-		return 0;
-	if (b->n == b->cap) {
-		b->cap = b->cap ? 2 * b->cap : 64;
-		more = realloc(b->list, b->cap * sizeof(*more));
-		if (!more)
-			return -1;
-		b->list = more;
-	}
-	b->list[b->n++] = *e;
-	return 0;
-}
-
 struct totals {
 	uint64_t files, dirs, bytes;
 	char prefix[MAX_DEPTH * 4 + 1];
@@ -212,17 +187,41 @@ static int show_one(struct recover *rc, const struct rec_entry *e, bool last, un
 	return r;
 }
 
+/* A directory under way: an entry is shown when the next one comes, or when there is none. */
+struct branch {
+	struct recover *rc;
+	struct totals *t;
+	struct error *err;
+	unsigned depth;
+	bool any;
+	struct rec_entry waiting;
+};
+
+static int show_waiting(struct branch *b, bool last)
+{
+	return b->any ? show_one(b->rc, &b->waiting, last, b->depth, b->t, b->err) : 0;
+}
+
+static int show_child(void *opaque, const struct rec_entry *e)
+{
+	struct branch *b = opaque;
+	struct rec_entry next = *e;
+	int r = hidden(e) ? 0 : show_waiting(b, false);
+
+	if (!hidden(&next)) {
+		b->waiting = next;
+		b->any = true;
+	}
+	return r < 0 ? r : 0;
+}
+
 static int show(struct recover *rc, uint64_t dir, unsigned depth, struct totals *t,
 		struct error *err)
 {
-	struct branch b = {0};
-	int r = rec_children(rc->rec, dir, collect, &b, err);
+	struct branch b = {.rc = rc, .t = t, .err = err, .depth = depth};
+	int r = rec_children(rc->rec, dir, show_child, &b, err);
 
-	/* The strings of an entry live until the recovery is closed. */
-	for (size_t i = 0; i < b.n && r >= 0; i++)
-		r = show_one(rc, &b.list[i], i + 1 == b.n, depth, t, err);
-	free(b.list);
-	return r;
+	return r < 0 ? r : show_waiting(&b, true);
 }
 
 /* JSON: all entries below, flat, each with its path. */

@@ -15,7 +15,6 @@
 #include "source/source.h"
 #include "source/ssh_conn.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -329,7 +328,8 @@ static int take_some(struct ssh_disk *d, struct request *q, uint8_t *data, uint6
 			return r ? r : 1;
 		q->probed = false;
 	}
-	assert(data || stop - q->at <= SECTOR);
+	if (!data && stop - q->at > SECTOR)
+		return -EPROTO; /* it answers for more than it was asked */
 	r = take_all(d, data ? data + q->at % CHUNK : odd, stop - q->at);
 	if (!r)
 		*got = stop - q->at;

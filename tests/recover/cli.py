@@ -250,6 +250,18 @@ def test_mount(version, vol):
     check(p.returncode == 0, f'VMFS{version}: unmounting ends it', p.stderr.read())
 
 
+def can_mount():
+    """Does this place let anybody mount by FUSE?  Asked of the other program that does."""
+    where = top / 'fuse'
+    where.mkdir(exist_ok=True)
+    (top / 'sector.raw').write_bytes(bytes(512))
+    r = subprocess.run([hv, 'disk', 'mount', '-q', '-f', 'raw', str(top / 'sector.raw'), str(where)],
+                       capture_output=True, timeout=60)
+    if r.returncode == 0:
+        subprocess.run(['fusermount3', '-u', str(where)], capture_output=True)
+    return r.returncode == 0
+
+
 def test_deleted(version):
     vol = volume(f'deleted{version}', fault.scenario('F14', version, grade=1))
     src, v = vol.images[0], f'VMFS{version}'
@@ -258,9 +270,11 @@ def test_deleted(version):
     check(r.returncode == 0 and same_disk(top / 'back.qcow2', want), f'{v}: a deleted disk by one command', r.stderr)
     (top / 'back.qcow2').unlink(missing_ok=True)
     r = run('boot', '--dry-run', '--kernel', '/vmlinuz', src, '/deleted/vm', '--', '--net', 'user')
-    check(r.returncode == 0 and '--kernel /vmlinuz' in r.stdout and 'disk0.raw,overlay=on' in r.stdout and
-          r.stdout.rstrip().endswith('--net user') or 'fuse' in r.stderr.lower(), f'{v}: boot --dry-run',
-          r.stdout + r.stderr)
+    if 'cannot mount' in r.stderr and not can_mount():
+        skip(f'{v}: boot --dry-run', 'FUSE is not permitted')
+    else:
+        check(r.returncode == 0 and '--kernel /vmlinuz' in r.stdout and 'disk0.raw,overlay=on' in r.stdout and
+              r.stdout.rstrip().endswith('--net user'), f'{v}: boot --dry-run', r.stdout + r.stderr)
     return vol
 
 
