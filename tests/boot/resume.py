@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -38,6 +39,12 @@ args, options = parser.parse_known_args()
 hv, assets, case = os.path.abspath(args.hv), args.assets.resolve(), args.case
 TIMEOUT = 600
 results = []
+
+
+def listens(path):
+    """A socket's name is there a moment before anybody listens behind it."""
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(str(path)) == 0
 
 
 def ok(what, good, detail=''):
@@ -381,7 +388,7 @@ def case_identity(more):
     again = g.dir / 'again'
     g.ends.append('--paused')
     run = g.step(1)
-    while not run.socket.exists() and run.process.poll() is None:
+    while not listens(run.socket) and run.process.poll() is None:
         time.sleep(.02)
     good, said = run.save(again)
     ok('resumed, and saved before it ran', good, said)

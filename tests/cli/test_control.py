@@ -51,6 +51,11 @@ image(HALT, 'halt')
 image(COUNT, 'count')
 
 
+def listens(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(path) == 0
+
+
 def hv_run(*args):
     """hv run in the background, its control socket ready."""
     if os.path.exists('c'):
@@ -58,7 +63,8 @@ def hv_run(*args):
     p = subprocess.Popen([hv, 'run', '--control', 'unix=c', '--timeout', '120', *args], stdin=subprocess.DEVNULL,
                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     running.append(p)
-    while not os.path.exists('c') and p.poll() is None:
+    # The name is there a moment before anybody listens behind it.
+    while not listens('c') and p.poll() is None:
         time.sleep(.01)
     if p.poll() is not None:
         raise AssertionError(p.stderr.read())
